@@ -54,7 +54,7 @@ def test_bands_along_a_weight_hold_the_true_curves_and_the_other_weights_make_ro
     for base in points[:8]:
         curve = found.curve(f"{WEIGHTS}.code", base)
         assert curve is not None and curve.values[0] >= 0.0 and curve.values[-1] <= 0.6
-        mixed = [found._with(base, f"{WEIGHTS}.code", value) for value in curve.values]
+        mixed = [found._whole_point_with(base, f"{WEIGHTS}.code", value) for value in curve.values]
         for point in mixed:
             weights = [point[f"{WEIGHTS}.{one}"] for one in ("web", "code", "math")]
             assert sum(weights) == pytest.approx(1) and weights[2] <= 0.5 + 1e-9
@@ -98,7 +98,9 @@ def test_a_curve_from_a_reference_without_code_takes_the_schedule_that_the_refer
     curve = found.curve(LAST, reference)
     assert curve is not None and (curve.values[0], curve.values[-1]) == (0.0, 0.8)
     assert curve.band.low[-1] <= 1.2 <= curve.band.high[-1]
-    assert found._with(reference, LAST, 0.4)[SHAPE] == "increase" and SHAPE not in found._with(reference, LAST, 0.0)
+    assert found._whole_point_with(reference, LAST, 0.4)[SHAPE] == "increase" and SHAPE not in found._whole_point_with(
+        reference, LAST, 0.0
+    )
     assert found.curve(SHAPE, reference) is None
 
 

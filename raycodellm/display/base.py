@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
-"""A cluster that has not answered for so long is said to be waited for."""
+"""Seconds without an answer of the cluster after which the display says that the run waits for it."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,16 @@ class Display(abc.ABC):
         self.lock = threading.RLock()
         self.began = self.clock()
         self.sources: dict[str, tuple[SourceProgress, float]] = {}
-        """By name: a source's newest event, and when its first one came."""
+        """Maps each source to its newest event, and to the clock's time of its first event."""
         self.evaluations: dict[str, tuple[int, int, float]] = {}
-        """Progress told by `evaluating`: by model, scored items, all items, and when the first was heard of."""
+        """Maps each model of `evaluating` to its scored and all items, and the clock's time of its first call."""
         self.num_trials, self.most_trials = shown.num_trials, shown.most_trials
         self.moment: Moment | None = None
         """The sweep as it was last seen; None before its first trial."""
         self._waiting: tuple[str, float] = ("", self.began)
-        """The thing that is waited for, empty for nothing, and since when."""
+        """The subject that the run waits for, empty for none, and the clock's time at which the wait began."""
         self._seen_at = self.began
-        """When the sweep was last seen."""
+        """The clock's time of the newest snapshot of the sweep."""
         self._best: tuple[int, str] = (0, "")
         """Number of ended trials, and the best arm among them."""
         self._throttle = Throttle(clock)
@@ -102,7 +102,7 @@ class Display(abc.ABC):
             self._refresh()
 
     def evaluating(self, model: str, num_scored: int, num_items: int) -> None:
-        """So many items of an evaluation are scored; outside a sweep."""
+        """An evaluation outside a sweep has scored `num_scored` of its `num_items` items."""
         with self.lock, self._terminal():
             self._waiting = ("", self.clock())
             _, _, began = self.evaluations.get(model, (0, 0, self.clock()))
@@ -163,7 +163,7 @@ class Display(abc.ABC):
 
     @property
     def waiting(self) -> tuple[str, float]:
-        """The thing that is waited for, empty for nothing, and for how many seconds."""
+        """The subject that the run waits for, empty for none, and the seconds that it has waited."""
         subject, since = self._waiting
         now = self.clock()
         if self.moment is not None and not subject and now - self._seen_at >= ANSWER_SECONDS:

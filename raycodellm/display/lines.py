@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from raycodellm.tokens import SourceProgress
 
 LINE_SECONDS = 10.0
-"""Between two lines about the same subject."""
+"""Seconds between two lines about the same subject."""
 TERMINAL_SECONDS = 5.0
-"""The same on a terminal, where somebody waits."""
+"""Seconds between two lines about a wait on a terminal, where somebody waits."""
 OVERVIEW_SECONDS = 60.0
-"""Between two accounts of how the sweep stands."""
+"""Seconds between two overviews of the sweep."""
 
 
 class LineDisplay(Display):
@@ -44,10 +44,10 @@ class LineDisplay(Display):
         super().__init__(output, shown, **clock)
         self.console = console(output)
         self.wait_seconds = TERMINAL_SECONDS if output.isatty() else LINE_SECONDS
-        """A wait is said once it has lasted for so long, and again as often."""
+        """Seconds after which a line says that the run waits, and between two such lines."""
         self.last_line = {"overview": self.began}
-        """By subject: when a line was last due."""
-        self.told: set[int] = set()
+        """Maps each subject to the clock's time at which a line about it was last due."""
+        self.announced: set[int] = set()
         """Numbers of the trials whose end was said."""
         self.is_changed = False
         """True if a trial has ended since the last table."""
@@ -90,13 +90,13 @@ class LineDisplay(Display):
 
     def _trial_lines(self, moment: Moment) -> None:
         for result in moment.results:
-            if result.state in ENDED and result.number not in self.told:
-                self.told.add(result.number)
+            if result.state in ENDED and result.number not in self.announced:
+                self.announced.add(result.number)
                 self.is_changed = True
                 self._say(trial_line(result, self.shown.metrics))
 
     def _overview(self, moment: Moment) -> None:
-        """How the sweep stands; with the table of trials, if a trial has ended since the last one."""
+        """Says how the sweep stands; with the table of trials, if a trial has ended since the last table."""
         if not self.is_changed:
             self._say(state_line(moment))
             return

@@ -154,7 +154,7 @@ def region_html(region: RenderableType, columns: int) -> str:
 
 
 def run_region(moment: Moment, shown: Shown, columns: int) -> RenderableType:
-    """How the sweep stands, a bar for each running job, and the newest trials."""
+    """The region of a sweep: lines on how it stands, a bar for each running job, and the newest trials."""
     first, *rest = overview(moment, with_wait=not moment.snapshot.running)  # each job says itself how long it starts
     head = f"{shown.name}: {first}" if shown.name else first
     parts: list[RenderableType] = [Text(line) for line in (head, *rest)]

@@ -49,7 +49,7 @@ class Moment:
 
 
 def overview(moment: Moment, with_wait: bool = True) -> list[str]:
-    """How the sweep stands, in one to five lines. Why no slot can start is said once."""
+    """One to five lines on how the sweep stands. The reason why no slot can start stands in one of them alone."""
     lines = [state_line(moment)]
     if moment.best:
         lines.append(f"best so far: {moment.best}")
@@ -232,7 +232,7 @@ def trial_line(result: TrialResult, metrics: Sequence[str]) -> str:
 
 
 def source_line(event: SourceProgress, seconds: float) -> str:
-    """How far a source's token store is; `seconds`: since it began, for a store that is being made."""
+    """A line on how far a source's token store is; `seconds`: since its making began, for a store in the making."""
     if event.state == "running":
         counts = f"{event.documents:,} documents, {event.tokens:,} tokens, " if event.documents else "running, "
         return f"{event.source}: {counts}{whole_seconds(max(seconds, event.seconds))}"

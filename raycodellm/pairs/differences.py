@@ -29,7 +29,7 @@ class Gap:
     """The difference between two models in one metric: the other's score less the base's."""
 
     interval: Interval
-    """With its 95 % interval over items."""
+    """The difference with its 95 % interval over items."""
     items: int
     """Items, or clusters of items that depend on each other, that the difference is over."""
     p: float | None = None
@@ -37,7 +37,7 @@ class Gap:
     test: Test | None = None
     """The test that gave `p`."""
     p_corrected: float | None = None
-    """The same, corrected for all pairs and tasks."""
+    """`p`, corrected for all pairs and tasks."""
     bootstrap: Interval | None = None
     """The difference with its bootstrap interval, beside the other one; None where it is not tested."""
 
@@ -53,8 +53,8 @@ class _Samples:
 def compare(
     tables: Mapping[str, pa.Table], pairs: Sequence[Pair], averages: Averages | None = None, preferred: str = "acc"
 ) -> dict[Pair, dict[str, Gap | None]]:
-    """For each pair the difference of each metric of each named task or group, of their parts' accuracy, of the mean
-    over tasks, and of the suites' `averages`; None where no item has a score of both models.
+    """Maps each pair to its differences in each metric of each named task or group, in their parts' accuracy, in the
+    mean over tasks, and in the suites' `averages`; None where no item has a score of both models.
 
     `tables`: the items of each model. `preferred`: the kind of metric that is tested in each task that has it.
     """
@@ -164,5 +164,5 @@ def _scored_in_both(base: pa.Table, other: pa.Table) -> tuple[pa.Table, pa.Table
 
 
 def _left_out(table: pa.Table) -> list[list[bool | None]]:
-    """For each reason that the table knows, whether an item is in no score."""
+    """A list per reason to leave items out that is a column of the table: whether it holds for each item."""
     return [table.column(name).to_pylist() for name in ("too_long", "not_run") if name in table.column_names]

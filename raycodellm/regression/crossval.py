@@ -1,4 +1,4 @@
-"""Which form fits: the one whose predictions of held-out arms are nearest to what was measured."""
+"""The choice of the form: the one whose predictions of held-out arms are nearest to the measured scores."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def design(file: SweepFile, kind: str, num_points: int, concentration: float, se
     candidates = [in_round_numbers(file, point) for point in random_points(file, max(_CANDIDATES, 2 * num_points), rng)]
     encoding = Encoding.of(file, candidates)
     features = _quadratic(encoding.matrix(candidates))
-    return [candidates[place] for place in _exchanged(features, num_points, rng)]
+    return [candidates[place] for place in _exchange(features, num_points, rng)]
 
 
 def _dirichlet(file: SweepFile, concentration: float, rng: np.random.Generator) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _quadratic(x: Array) -> Array:
     return features
 
 
-def _exchanged(features: Array, num_points: int, rng: np.random.Generator) -> list[int]:
+def _exchange(features: Array, num_points: int, rng: np.random.Generator) -> list[int]:
     """Rows of greatest det(F'F + ridge), by exchange (Fedorov 1972): each chosen row gives way to the one that gains
     most, until none gains."""
     prior = np.diag([1e-9, *[_RIDGE] * (features.shape[1] - 1)])

@@ -37,7 +37,7 @@ class Optimum:
     """Number of the best measured arm."""
     params: Mapping[str, Any]
     score: float
-    """Its mean over its seeds. The best of several noisy scores is too good on average."""
+    """The arm's mean over its seeds. The best of several noisy scores is too good on average."""
     num_seeds: int
     from_others: float
     """The arm's score as the other arms alone predict it."""

@@ -188,7 +188,7 @@ def _log_fit(
     num_rows, turned, gradient = len(y), z.T, np.empty(len(start))
 
     def loss(coefficients: Array) -> tuple[float, Array]:
-        """Called a thousand times a fit with a few dozen rows: plain ufuncs, whose calls cost least."""
+        """(loss, gradient). A fit calls this a thousand times with a few dozen rows, so it uses plain ufuncs alone."""
         weights = coefficients[2:]
         exponent = np.minimum(np.maximum(coefficients[1] + z @ weights, -50.0), 50.0)
         above = np.exp(exponent)

@@ -33,7 +33,7 @@ def predicted_beside_measured(suggested: Suggested, rows: Sequence[Row]) -> Tabl
         "inside",
     )
     table_rows = []
-    complete = scored_arms(rows_by_arm(_of_whole_arms(rows)), suggested.metric)
+    complete = scored_arms(rows_by_arm(_rows_without_stopped(rows)), suggested.metric)
     measured, noise = measured_arms(suggested.metric, complete, {})
     for point in suggested.points:
         for arm, scored_rows in complete.items():
@@ -54,7 +54,7 @@ def predicted_beside_measured(suggested: Suggested, rows: Sequence[Row]) -> Tabl
     return Table(header, table_rows, left=(1, 7))
 
 
-def _of_whole_arms(rows: Sequence[Row]) -> list[Row]:
+def _rows_without_stopped(rows: Sequence[Row]) -> list[Row]:
     """The rows without those of arms that were stopped early, which have no score."""
     stopped = stopped_arms(rows)
     return [row for row in rows if row["arm"] not in stopped]
@@ -74,7 +74,7 @@ def measured_means(rows: Sequence[Row], metric: str) -> list[MeasuredArm]:
     """Every arm with a complete seed that has the metric; failed trials are left out, and so are arms that were stopped
     early. Arms with equal parameters are one, under the first one's number."""
     by_params: dict[Hashable, MeasuredArm] = {}
-    rows = _of_whole_arms(rows)
+    rows = _rows_without_stopped(rows)
     for arm, arm_rows in sorted(rows_by_arm(rows).items()):
         if complete := with_metric(arm_rows, metric):
             params = params_of(arm_rows[0])

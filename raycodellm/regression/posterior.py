@@ -61,7 +61,7 @@ class _Member:
     mean: float
     noise: float
     """Scale of the t distributions: the variance of one seed's noise."""
-    pulled: Array
+    inverse_scores: Array
     """The inverse times the scores less `mean`."""
     ones: Array
     """The inverse times ones."""
@@ -72,14 +72,14 @@ class _Member:
 
     def means(self, x: Array, rows: Array) -> Array:
         """Expected scores of the points in `rows`."""
-        expected: Array = self.mean + self.ratio * (self.kernel.between(rows, x) @ self.pulled)
+        expected: Array = self.mean + self.ratio * (self.kernel.between(rows, x) @ self.inverse_scores)
         return expected
 
     def moments(self, x: Array, rows: Array, weights: Array) -> tuple[Array, Array]:
         """(means, covariance) of the linear functions `weights` of the surface at `rows`, in the score's unit."""
         cross = self.ratio * weights @ self.kernel.between(rows, x)
         total = weights.sum(axis=1)
-        means = total * self.mean + cross @ self.pulled
+        means = total * self.mean + cross @ self.inverse_scores
         prior = self.ratio * weights @ self.kernel.between(rows, rows) @ weights.T
         unexplained, projected = total - cross @ self.ones, self.basis @ cross.T
         spread = (
@@ -92,7 +92,7 @@ class _Member:
     def left_out(self) -> Array:
         """Each arm's score less its prediction from the others, the mean fitted again (Dubrule 1983)."""
         diagonal = np.sum(self.basis**2 / self.spectrum[:, None], axis=0)
-        residuals: Array = self.pulled / (diagonal - self.ones**2 / np.sum(self.ones))
+        residuals: Array = self.inverse_scores / (diagonal - self.ones**2 / np.sum(self.ones))
         return residuals
 
 
@@ -175,7 +175,7 @@ class Posterior:
         for member, count in zip(self.members, counts, strict=True):
             if count:
                 means, spread = member.moments(self.x, rows, weights)
-                normal = rng.standard_normal((count, len(means))) @ _root(spread).T
+                normal = rng.standard_normal((count, len(means))) @ _square_root(spread).T
                 scale = np.sqrt(self.degrees / rng.chisquare(self.degrees, count))
                 member_draws.append(means + scale[:, None] * normal)
         joined = np.concatenate(member_draws)
@@ -183,7 +183,7 @@ class Posterior:
         return joined
 
 
-def _root(spread: Array) -> Array:
+def _square_root(spread: Array) -> Array:
     """A matrix whose product with its transpose is `spread`, which may be singular."""
     values, vectors = np.linalg.eigh((spread + spread.T) / 2)
     root: Array = vectors * np.sqrt(np.clip(values, 0.0, None))
@@ -239,7 +239,7 @@ def _members(kernel: Kernel, ratios: Sequence[float], x: Array, scores: _Scores,
                 spectrum=spectrum,
                 mean=mean,
                 noise=squares / scores.degrees,
-                pulled=basis.T @ scaled_residuals,
+                inverse_scores=basis.T @ scaled_residuals,
                 ones=basis.T @ (sums / spectrum),
             )
         )

@@ -101,7 +101,7 @@ def suggestion(
     place = int(np.argmin(expected))
     difference = posterior.band(np.vstack([rows[place], x[stay]]), np.array([[1.0, -1.0]]), LEVEL)
     order = [place, *_bests_of_draws(posterior, rows, expected)]
-    best = _predicted(posterior, rows[[place]], candidates[place], sign)
+    best = _predicted_point(posterior, rows[[place]], candidates[place], sign)
     points = _points(file, encoding, arms, [candidates[row] for row in order], num_points)
     low, high = sorted((sign * float(difference.low[0]), sign * float(difference.high[0])))
     return Suggestion(
@@ -112,7 +112,7 @@ def suggestion(
         difference=(sign * float(difference.value[0]), low, high),
         moves=bool(difference.high[0] < 0),
         is_far=_is_far(x, rows[place]),
-        points=tuple(_predicted(posterior, encoding.matrix([point]), point, sign) for point in points),
+        points=tuple(_predicted_point(posterior, encoding.matrix([point]), point, sign) for point in points),
         optimum=_optimum(encoding, arms, _Scores(y, seeds, spread, sign), best),
     )
 
@@ -155,7 +155,7 @@ def _points(
     return list(enqueued_points(file.tree, file.parameters, chosen, file.origin))
 
 
-def _predicted(posterior: Posterior, row: Array, point: Mapping, sign: float) -> SuggestedPoint:
+def _predicted_point(posterior: Posterior, row: Array, point: Mapping, sign: float) -> SuggestedPoint:
     """The point's expected score, with the interval for its score with one seed."""
     band = posterior.band(row, level=LEVEL, noise_of=1)
     low, high = sorted((sign * float(band.low[0]), sign * float(band.high[0])))

@@ -114,19 +114,19 @@ class WhatIf:
         effect in `base` that gets one is as in the reference, or the first option."""
         if base.get(name) is None:
             return None
-        points = [(value, self._with(base, name, value)) for value in _values(self.file.domains[name])]
+        points = [(value, self._whole_point_with(base, name, value)) for value in _values(self.file.domains[name])]
         whole = [(value, point) for value, point in points if point is not None]
         if len(whole) < 2:
             return None
         band = self.posterior.band(self.encoding.matrix([point for _, point in whole]), level=LEVEL)
         return Curve(name, tuple(value for value, _ in whole), band)
 
-    def _with(self, base: Point, name: str, value: Any) -> dict[str, Any] | None:
+    def _whole_point_with(self, base: Point, name: str, value: Any) -> dict[str, Any] | None:
         """`base` with another value; None where the space has no such point, or the parameter no effect in it."""
-        whole = self._whole(self._changed(base, name, value))
+        whole = self._whole_point(self._changed_point(base, name, value))
         return whole if whole is not None and name in whole else None
 
-    def _changed(self, base: Point | None, name: str, value: Any) -> dict[str, Any] | None:
+    def _changed_point(self, base: Point | None, name: str, value: Any) -> dict[str, Any] | None:
         """`base` with another value, whatever else that decides. A weight of a mixture takes from the others, or gives
         to them, in proportion; None where one of them would leave its bounds."""
         if base is None:
@@ -147,7 +147,7 @@ class WhatIf:
         )
         return point if inside else None
 
-    def _whole(self, point: Point | None) -> dict[str, Any] | None:
+    def _whole_point(self, point: Point | None) -> dict[str, Any] | None:
         """The point as a trial has it; None where a parameter has no value.
 
         Parameters that have no effect in it are left out. One that has an effect, and no value in the point, such as
@@ -176,8 +176,8 @@ class WhatIf:
         return {**{parameter.name: parameter.domain.options[0] for parameter in plain}, **(self.file.reference() or {})}
 
     def interactions(self) -> list[Interaction]:
-        """How each two parameters act together, the clearest first; a parameter that depends on another choice is left
-        out, and so are two weights of one mixture, of which one cannot change with the other held.
+        """The interactions of each two parameters, the clearest first; a parameter that depends on another choice is
+        left out, and so are two weights of one mixture, of which one cannot change with the other held.
 
         Of numbers the upper half of the range is compared with the lower, of a choice each option with the first. A
         weight takes from its mixture's others in proportion. The others are averaged over the whole space.
@@ -227,7 +227,8 @@ class WhatIf:
                 for others, other_sign in zip(theirs, (-1.0, 1.0), strict=True):
                     pairs = itertools.product(values, others)
                     corner_points = [
-                        self._whole(self._changed(self._changed(point, one, a), other, b)) for a, b in pairs
+                        self._whole_point(self._changed_point(self._changed_point(point, one, a), other, b))
+                        for a, b in pairs
                     ]
                     corners += corner_points
                     signs += [sign * other_sign / len(corner_points)] * len(corner_points)

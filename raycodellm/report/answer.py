@@ -65,7 +65,8 @@ def answer_so_far(records: Records) -> str:
 
 
 def _stopped_by_budget(records: Records) -> str:
-    """Which limit of the budget has stopped the sweep, and what is missing; empty where none has."""
+    """A sentence on the limit of the budget that has stopped the sweep, and on the trials that are missing; empty where
+    no limit has."""
     reached = budget.first_reached(records.limits)
     if reached is None or records.num_unbegun <= 0:
         return ""
@@ -114,7 +115,7 @@ def _answer_so_far(records: Records) -> str:
 
 
 def _front(records: Records) -> list[str]:
-    """Which arms are on the Pareto front of several objectives, and of which of them that is known."""
+    """The sentences on the Pareto front of several objectives; none for a sweep with one."""
     return [str(records.front)] if records.front is not None and records.front.arms else []
 
 

@@ -13,7 +13,7 @@ from raycodellm.tables import formats
 from raycodellm.tables.trials import Row, params_of, score_columns
 from raycodellm.verdict import Looks, breaches, broken_by
 from raycodellm.verdict.arms import mean_score
-from raycodellm.verdict.counted import counted_rows, in_order
+from raycodellm.verdict.counted import counted_rows, ranked_arms
 from raycodellm.verdict.measurements import measured_arms
 
 
@@ -65,7 +65,7 @@ def best_arm(
     means = {arm: mean_score(arm_rows, first.metric) for arm, arm_rows in complete.items()}
     counted = looks.counted if looks is not None else None
     broken = broken_by(breaches(file, rows, {}, counted)) if file is not None else {}
-    arm = in_order({arm: mean for arm, mean in means.items() if mean is not None}, confirmed, first, broken)[0]
+    arm = ranked_arms({arm: mean for arm, mean in means.items() if mean is not None}, confirmed, first, broken)[0]
     # Another arm with one seed tells nothing of the noise between seeds.
     noise_rows = {other: arm_rows for other, arm_rows in complete.items() if other == arm or len(arm_rows) > 1}
     measured, noise = measured_arms(first.metric, noise_rows, {})
@@ -90,7 +90,7 @@ def best_arm_of(
     looks: Looks | None = None,
     file: SweepFile | None = None,
 ) -> BestArm | None:
-    """The same from the trials' results."""
+    """`best_arm` from the trials' results."""
     constraints = file.example().search.constraints if file is not None else ()
     columns = score_columns([objectives[0].metric, *(constraint.metric for constraint in constraints)])
     return best_arm([result.row(columns) for result in results], objectives, looks, file)

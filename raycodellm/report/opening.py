@@ -41,7 +41,7 @@ def question(records: Records) -> str:
     objectives, names = records.sweep.search.objectives, list(records.file.domains)
     metrics = " and ".join(map(metric_in_words, objectives))
     num_arms = len({row["arm"] for row in records.rows}) or search.num_arms(records.file)
-    varied = _listed(names, 6)
+    varied = _joined_names(names, 6)
     point = search.reference_point(records.file)
     if not names:
         sentence = f"How good is this training in {metrics}?"
@@ -54,11 +54,11 @@ def question(records: Records) -> str:
     return f"{sentence} {arms} of {_model(records)}, {_tokens(records)}."
 
 
-def _listed(names: list[str], most: int) -> str:
-    short_names = formats.told_names(names)
-    if len(short_names) > most:
-        return f"{', '.join(short_names[:most])} and {len(short_names) - most} more"
-    return " and ".join(filter(None, (", ".join(short_names[:-1]), *short_names[-1:])))
+def _joined_names(names: list[str], most: int) -> str:
+    shown = formats.short_param_names(names)
+    if len(shown) > most:
+        return f"{', '.join(shown[:most])} and {len(shown) - most} more"
+    return " and ".join(filter(None, (", ".join(shown[:-1]), *shown[-1:])))
 
 
 def _model(records: Records) -> str:
@@ -121,7 +121,7 @@ def next_steps(records: Records) -> str:
     """The next steps that would tell more; empty where nothing is to be said yet."""
     if records.best is None or records.num_open > 0:
         return ""
-    steps = (_second_seed, _more_seeds, _wider, _guessing, _suggestions)
+    steps = (_second_seed, _more_seeds, _range_ends, _accuracy_advice, _suggestions)
     return " ".join(filter(None, (step(records) for step in steps)))
 
 
@@ -138,14 +138,16 @@ def _more_seeds(records: Records) -> str:
     if all(verdict.word == "not known" for verdict in verdicts):
         return ""  # the answer says how many seeds would tell
     unknown = [verdict for verdict in verdicts if verdict.word == "not known" and remedy(verdict)]
-    return " ".join(f"{_arm(records, verdict)} is not known{remedy(verdict)}." for verdict in unknown[:_MOST_NAMED])
+    return " ".join(
+        f"{_arm_text(records, verdict)} is not known{remedy(verdict)}." for verdict in unknown[:_MOST_NAMED]
+    )
 
 
-def _arm(records: Records, verdict: Verdict) -> str:
+def _arm_text(records: Records, verdict: Verdict) -> str:
     return f"Arm {verdict.arm} ({arm_words(records, verdict.params)})"
 
 
-def _wider(records: Records) -> str:
+def _range_ends(records: Records) -> str:
     """The numbers in which the best arm, if it is better for sure, stands at an end of what was searched."""
     best = records.best
     if best is None or best.verdict != "better" or not records.has_reference:
@@ -163,7 +165,7 @@ def _wider(records: Records) -> str:
     return f"In arm {best.arm} {' and '.join(clauses)}: a better one may lie beyond." if clauses else ""
 
 
-def _guessing(records: Records) -> str:
+def _accuracy_advice(records: Records) -> str:
     best = records.best
     if best is None or best.beats_chance is not False:
         return ""

@@ -30,7 +30,7 @@ _SCOPE = (
 
 
 @dataclass(frozen=True)
-class Compared:
+class ModelPair:
     """Two models in one metric."""
 
     base: str
@@ -46,7 +46,7 @@ class Compared:
     """None for a difference that is not tested."""
 
 
-def compared_models(file: SweepFile, rows: Sequence[Row], items: Callable[[int], pa.Table | None]) -> list[Compared]:
+def compared_models(file: SweepFile, rows: Sequence[Row], items: Callable[[int], pa.Table | None]) -> list[ModelPair]:
     """The pairs of the sweep of which both models are evaluated, metric by metric; none of a sweep with stages.
 
     `rows`: of `trials.parquet`; `items`: the table of a trial's items by its number, None where it cannot be read.
@@ -65,7 +65,7 @@ def compared_models(file: SweepFile, rows: Sequence[Row], items: Callable[[int],
         names = (_model(file, base), _model(file, other))
         for metric, gap in gaps.items():
             scores = (metric_of(base, metric), metric_of(other, metric))
-            comparisons.append(Compared(*names, _settings(base), metric, scores, gap, pairs.word(metric, gap)))
+            comparisons.append(ModelPair(*names, _settings(base), metric, scores, gap, pairs.word(metric, gap)))
     return comparisons
 
 
@@ -98,7 +98,7 @@ def _model(file: SweepFile, row: Row) -> str:
 # ------------------------------------------------------------------------------------------------- tables
 
 
-def note(comparisons: Sequence[Compared]) -> str:
+def note(comparisons: Sequence[ModelPair]) -> str:
     """The paragraph below the table."""
     tests = sum(comparison.word is not None for comparison in comparisons)
     return (
@@ -108,7 +108,7 @@ def note(comparisons: Sequence[Compared]) -> str:
     )
 
 
-def table(comparisons: Sequence[Compared], tested_alone: bool = True) -> Table:
+def table(comparisons: Sequence[ModelPair], tested_alone: bool = True) -> Table:
     """A row for each pair and task; with all metrics unless `tested_alone`."""
     names = pairs.short_names(
         list(dict.fromkeys(name for comparison in comparisons for name in (comparison.base, comparison.other)))
@@ -130,7 +130,7 @@ def table(comparisons: Sequence[Compared], tested_alone: bool = True) -> Table:
     return Table((*header, "p", "corrected p"), rows, left=(0, 1, 2 + len(settings)))
 
 
-def _gap_cells(comparison: Compared) -> tuple[str, ...]:
+def _gap_cells(comparison: ModelPair) -> tuple[str, ...]:
     gap, nothing = comparison.gap, Cell(formats.NOTHING)
     if gap is None:
         return nothing, nothing, nothing, nothing
@@ -142,7 +142,7 @@ def _gap_cells(comparison: Compared) -> tuple[str, ...]:
     return (difference, cells.whole(gap.items), *p_values)
 
 
-def answer(comparisons: Sequence[Compared]) -> str:
+def answer(comparisons: Sequence[ModelPair]) -> str:
     """The result of the tests in sentences; empty without any."""
     tested = [comparison for comparison in comparisons if comparison.word is not None]
     if not tested:
@@ -166,7 +166,7 @@ def answer(comparisons: Sequence[Compared]) -> str:
     )
 
 
-def _evidence(comparison: Compared) -> str:
+def _evidence(comparison: ModelPair) -> str:
     """The metric, its difference and the corrected p; with the settings, where the sweep searches over any."""
     settings = f", with {formats.params(comparison.settings)}" if comparison.settings else ""
     if comparison.gap is None:
@@ -175,7 +175,7 @@ def _evidence(comparison: Compared) -> str:
     return f"{comparison.metric} ({comparison.gap.interval.value:+.3f}, corrected p {p}{settings})"
 
 
-def document(comparisons: Sequence[Compared]) -> dict[str, Any]:
+def document(comparisons: Sequence[ModelPair]) -> dict[str, Any]:
     """The content of `pairs.json`, with null for each number that is not known."""
     plain: dict[str, Any] = finite_json(
         {"format": FORMAT, "error": ERROR, "pairs": [_plain(comparison) for comparison in comparisons]}
@@ -183,7 +183,7 @@ def document(comparisons: Sequence[Compared]) -> dict[str, Any]:
     return plain
 
 
-def _plain(comparison: Compared) -> dict[str, Any]:
+def _plain(comparison: ModelPair) -> dict[str, Any]:
     value, low, high = (None, None, None) if comparison.gap is None else comparison.gap.interval
     bootstrap = None if comparison.gap is None else comparison.gap.bootstrap
     return {

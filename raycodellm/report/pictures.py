@@ -94,7 +94,7 @@ class _Drawing:
         for shape in self.layout.get("shapes", ()):
             self._draw_line(shape)
         for note in self.layout.get("annotations", ()):
-            self._write(note)
+            self._write_note(note)
         if self.layout.get("showlegend") and self.labels:
             heading = _text(self.layout.get("legend", {}).get("title", {}).get("text", ""))
             first = next(iter(self.plots.values()))
@@ -144,7 +144,7 @@ class _Drawing:
         transform = axes.get_yaxis_transform() if is_wide else axes.get_xaxis_transform() if is_high else axes.transData
         axes.plot(xs, ys, transform=transform, **draw)
 
-    def _write(self, note: Mapping[str, Any]) -> None:
+    def _write_note(self, note: Mapping[str, Any]) -> None:
         axes = next(iter(self.plots.values()))
         size = note.get("font", {}).get("size", 12) * 0.75
         aligned = {

@@ -31,7 +31,8 @@ def parts(records: Records) -> list[str | Table]:
 
 
 def _sentence(suggested: Suggested, optimum: Optimum) -> str:
-    """Where the predicted and the measured optimum lie, and whether the other arms foresaw the measured one."""
+    """A sentence on where the predicted and the measured optimum lie, and whether the other arms foresaw the measured
+    one."""
     where = "was not measured"
     if optimum.predicted_measured is not None:
         is_same = optimum.predicted_measured == optimum.score

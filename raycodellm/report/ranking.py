@@ -18,7 +18,7 @@ from raycodellm.config import Objective
 from raycodellm.statistics import Interval, Word, pareto_front
 from raycodellm.tables.trials import Row, metric_of, params_of, trial_name
 from raycodellm.verdict import ItemTable, Looks, Verdict
-from raycodellm.verdict.counted import counted_rows, in_order
+from raycodellm.verdict.counted import counted_rows, ranked_arms
 from raycodellm.verdict.measurements import measured_arms, phase_of, rows_by_arm, with_metric
 
 
@@ -85,7 +85,7 @@ def ranking(
     by_arm, first = rows_by_arm(rows), objectives[0]
     complete, confirmed = counted_rows(rows, first.metric, looks.counted if looks is not None else None)
     measured, noise = measured_arms(first.metric, complete, items or {})
-    order = in_order(
+    order = ranked_arms(
         {arm: arm_measurements.score for arm, arm_measurements in measured.items()}, confirmed, first, broken
     )
     points = {arm: tuple(_mean_metric(complete[arm], objective.metric) for objective in objectives) for arm in order}
@@ -104,7 +104,7 @@ def ranking(
         searched = with_metric([row for row in by_arm[arm] if phase_of(row) == "search"], first.metric)
         scored.append(
             replace(
-                _described(by_arm[arm], complete[arm], first.metric),
+                _without_score(by_arm[arm], complete[arm], first.metric),
                 score=value,
                 low=low,
                 high=high,
@@ -122,7 +122,7 @@ def ranking(
         scored = _against_reference(
             scored, {verdict.arm: verdict for verdict in verdicts if verdict.metric == first.metric}
         )
-    return scored + [_described(by_arm[arm], [], first.metric) for arm in sorted(set(by_arm) - set(measured))]
+    return scored + [_without_score(by_arm[arm], [], first.metric) for arm in sorted(set(by_arm) - set(measured))]
 
 
 def _against_best(scored: Sequence[ArmScore], gaps: Mapping[int, Interval], objective: Objective) -> list[ArmScore]:
@@ -152,7 +152,7 @@ def _against_reference(scored: Sequence[ArmScore], verdicts: Mapping[int, Verdic
     ]
 
 
-def _described(rows: Sequence[Row], complete: Sequence[Row], metric: str) -> ArmScore:
+def _without_score(rows: Sequence[Row], complete: Sequence[Row], metric: str) -> ArmScore:
     """Everything about an arm except its score."""
     errors = [str(row.get("error") or "no cause was recorded") for row in rows if row["state"] == "failed"]
     scoreless = [row for row in rows if row["state"] == "complete" and metric_of(row, metric) is None]

@@ -18,7 +18,7 @@ from raycodellm.evaluation import Items, asked_averages, read_trial_items, score
 from raycodellm.files import Folder
 from raycodellm.finished import read_finished_stage
 from raycodellm.records import ENDED, StageRecord
-from raycodellm.report.pairs import Compared, compared_models
+from raycodellm.report.pairs import ModelPair, compared_models
 from raycodellm.report.ranking import ArmScore, ranking
 from raycodellm.run_times import RunTimes, read_run_times
 from raycodellm.tables import Sharing, StageUse, sharing, stage_use
@@ -76,7 +76,7 @@ class Records:
         return verdict.seed_spreads(self.file, self.rows, looks)
 
     @cached_property
-    def pairs(self) -> list[Compared]:
+    def pairs(self) -> list[ModelPair]:
         """The pairs of given models, metric by metric; none of a sweep with stages."""
 
         def items_of(number: int) -> pa.Table | None:

@@ -19,7 +19,7 @@ def shortened(section: Section) -> Section:
         if isinstance(part, Table) and len(part.rows) > MOST_ROWS:
             parts += [_cut_sentence(len(part.rows), "rows"), part.first(MOST_ROWS)]
         elif isinstance(part, Tree) and (num_stages := _num_stages(part.nodes)) > MOST_ROWS:
-            parts += [_cut_sentence(num_stages, "stages"), Tree(_first(part.nodes, MOST_ROWS))]
+            parts += [_cut_sentence(num_stages, "stages"), Tree(_top_stages(part.nodes, MOST_ROWS))]
         else:
             parts.append(part)
     return replace(section, parts=parts)
@@ -36,13 +36,13 @@ def _num_stages(nodes: Sequence[StageNode]) -> int:
     return sum(1 + _num_stages(node.children) for node in nodes)
 
 
-def _first(nodes: Sequence[StageNode], most: int) -> tuple[StageNode, ...]:
+def _top_stages(nodes: Sequence[StageNode], most: int) -> tuple[StageNode, ...]:
     """The first `most` stages, counted from above as a reader does."""
     first_stages: list[StageNode] = []
     for node in nodes:
         if most <= 0:
             break
-        stage = replace(node, children=_first(node.children, most - 1))
+        stage = replace(node, children=_top_stages(node.children, most - 1))
         first_stages.append(stage)
         most -= 1 + _num_stages(stage.children)
     return tuple(first_stages)

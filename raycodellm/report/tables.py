@@ -53,7 +53,7 @@ def cards(records: Records) -> list[tuple[str, str]]:
 
 
 def spent(records: Records) -> Table:
-    """How much of each limit of the budget is spent."""
+    """A row per limit of the budget, with the part of it that is spent."""
     rows = [
         (limit.key, str(limit), limit.share.partition(" of ")[0], "reached" if limit.is_reached else "")
         for limit in records.limits
@@ -223,7 +223,7 @@ def ledger(records: Records, best: ArmScore | None) -> Table:
 
 
 def phases(records: Records, best: ArmScore | None) -> Table:
-    """The same trial's tokens by phase, of the stages that have several phases."""
+    """Tokens by phase of the best arm's first trial, for the stages that have several phases."""
     header = ("stage", "phase", "source", "planned tokens", "trained tokens", "difference")
     rows = []
     for record in _best_stages(records, best):

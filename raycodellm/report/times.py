@@ -51,7 +51,7 @@ def parts(records: Records, now: float | None = None) -> list[str | Bars | Table
 
 
 def sentence(records: Records, slots: Mapping[str, float]) -> str:
-    """How long the sweep ran, in how many runs, and how long nothing ran between them."""
+    """A sentence on how long the sweep ran, in how many runs, and how long nothing ran between the runs."""
     runs = records.runs
     ran = formats.seconds(sum(run.wall_seconds for run in runs))
     idle = sum(gap for gap in run_times.gaps(runs) if gap)
@@ -65,8 +65,8 @@ def sentence(records: Records, slots: Mapping[str, float]) -> str:
 
 
 def _untimed(records: Records, wall: Mapping[str, float]) -> str:
-    """How much of the drivers' time an older version did not keep, which timed no run that was stopped; empty where
-    nothing is missing."""
+    """A sentence on the drivers' time that an older version did not keep, since it timed no run that was stopped; empty
+    where nothing is missing."""
     if not records.timing:
         return ""
     timed = sum(run.wall_seconds for run in records.runs)

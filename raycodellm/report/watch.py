@@ -1,4 +1,4 @@
-"""When a report that is kept current is read and written again: as results come, and at little cost while none do."""
+"""Keeps a report current: reads and writes it again as results come, at little cost while no results come."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 POLL_SECONDS = 2.0
-"""Between two looks at the stamp: a few requests to the storage each."""
+"""Seconds between two looks at the stamp. A look costs a few requests to the storage."""
 LOOK_SECONDS = 60.0
-"""After so long the trials are looked at also where the stamp has not changed."""
+"""Seconds after which the trials are read although the stamp has not changed."""
 RELOAD_SECONDS = 15
 """An open page loads itself again after so many seconds."""
 _PAUSE_SHARE = 4.0
-"""After a report that took a second to write, none is written for four, but at most for `RELOAD_SECONDS`."""
+"""Seconds without a new report for each second that the last report took to write, up to `RELOAD_SECONDS` in all."""
 
 
 @dataclass

@@ -61,7 +61,7 @@ def spent_errors(seeds: Sequence[int], alpha: float = ERROR, shape: float = SPEN
     if not seeds or seeds[0] < 1 or any(a >= b for a, b in itertools.pairwise(seeds)):
         raise ValueError(f"looks after {list(seeds)} seeds; give strictly increasing numbers, such as [2, 4, 8]")
     shares = [0.0, *(num_seeds / seeds[-1] for num_seeds in seeds)]
-    spent = [alpha * (_spent(share, shape)) for share in shares]
+    spent = [alpha * (_spent_by(share, shape)) for share in shares]
     return tuple(later - earlier for earlier, later in itertools.pairwise(spent))
 
 
@@ -77,7 +77,7 @@ def look_errors(seeds: Sequence[int], num_planned: int | None = None, alpha: flo
     return (*spent_errors(seeds[:num_planned], alpha), *added)
 
 
-def _spent(share: float, shape: float) -> float:
+def _spent_by(share: float, shape: float) -> float:
     return share if shape == 0 else math.expm1(-shape * share) / math.expm1(-shape)
 
 

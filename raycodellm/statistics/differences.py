@@ -1,4 +1,4 @@
-"""The difference between an arm and the reference: its size, what it is uncertain by, its p-value and its interval."""
+"""The difference between an arm and the reference: its size, its variances, its p-value and its interval."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Difference:
     value: float
     """In the metric's unit."""
     seeds: Variance
-    """Between training seeds, of the whole difference; UNKNOWN where no arm has two seeds: then nothing is claimed."""
+    """Variance of the difference over training seeds; UNKNOWN where no arm has two seeds: then nothing is claimed."""
     items: Variance
-    """Over the evaluation's items; UNKNOWN where neither items nor recorded intervals are known, and then left out."""
+    """Variance over the evaluation's items; UNKNOWN, and left out, where no item and no recorded interval is known."""
     both: float = 0.0
     """Part of `seeds` and of `items` alike: answers that change from seed to seed, item by item, show in either."""
     num_seeds: int = 0
@@ -117,9 +117,9 @@ def difference(arm: ArmMeasurements, reference: ArmMeasurements, pool: Sequence[
     mean_gaps = gaps(arm.mean_samples(my_seeds), reference.mean_samples(their_seeds))
     if mean_gaps:
         items = mean_variance(mean_gaps)
-        both = _shown_by_seeds_and_items(arm, reference, noise.seeds) if items.degrees else 0.0
+        both = _interaction_variance(arm, reference, noise.seeds) if items.degrees else 0.0
     else:  # the items differ or are not known: as two independent scores
-        items, both = _sum(arm.item_variance(my_seeds), reference.item_variance(their_seeds)), 0.0
+        items, both = _sum_of_variances(arm.item_variance(my_seeds), reference.item_variance(their_seeds)), 0.0
     return Difference(
         value=value,
         seeds=noise.variance,
@@ -131,13 +131,13 @@ def difference(arm: ArmMeasurements, reference: ArmMeasurements, pool: Sequence[
     )
 
 
-def _sum(one: Variance, other: Variance) -> Variance:
+def _sum_of_variances(one: Variance, other: Variance) -> Variance:
     if not (one.degrees and other.degrees):
         return UNKNOWN
     return Variance(one.value + other.value, min(one.degrees, other.degrees))
 
 
-def _shown_by_seeds_and_items(arm: ArmMeasurements, reference: ArmMeasurements, seeds: Sequence[int]) -> float:
+def _interaction_variance(arm: ArmMeasurements, reference: ArmMeasurements, seeds: Sequence[int]) -> float:
     """The variance of the mean difference that answers which change from seed to seed, item by item, give it."""
     if seeds:
         return _interaction([gaps(arm.samples[seed], reference.samples[seed]) for seed in seeds])

@@ -101,12 +101,12 @@ def mean_of_intervals(intervals: Sequence[Interval], correlation: np.ndarray | N
     n = len(intervals)
     correlation = np.eye(n) if correlation is None else correlation
     mean = math.fsum(value for value, _, _ in intervals) / n
-    below = _summed([value - low for value, low, _ in intervals], correlation) / n
-    above = _summed([high - value for value, _, high in intervals], correlation) / n
+    below = _half_width_of_sum([value - low for value, low, _ in intervals], correlation) / n
+    above = _half_width_of_sum([high - value for value, _, high in intervals], correlation) / n
     return Interval(mean, mean - below, mean + above)
 
 
-def _summed(widths: Sequence[float], correlation: np.ndarray) -> float:
+def _half_width_of_sum(widths: Sequence[float], correlation: np.ndarray) -> float:
     """Half-width of a sum of estimates from their half-widths. Skips correlations of 0: 0 times infinity is NaN."""
     pairs = zip(*np.nonzero(correlation), strict=True)
     return math.sqrt(max(0.0, math.fsum(correlation[i, j] * widths[i] * widths[j] for i, j in pairs)))
@@ -117,7 +117,7 @@ def mean_variance(samples: Sequence[Sample]) -> Variance:
     if not samples or min(map(len, samples)) < 2:
         return UNKNOWN
     errors = [float(np.std(numbers_of(sample), ddof=1)) / math.sqrt(len(sample)) for sample in samples]
-    value = (_summed(errors, correlations(samples)) / len(samples)) ** 2
+    value = (_half_width_of_sum(errors, correlations(samples)) / len(samples)) ** 2
     return Variance(value, sum(map(len, samples)) - len(samples))
 
 

@@ -1,4 +1,4 @@
-"""How many seeds or items would tell a difference of the size seen, at the noise seen."""
+"""The number of seeds or items that would tell a difference of the size seen, at the noise seen."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def variance_between_seeds(arm: SeedScores, reference: SeedScores, pool: Sequenc
     return SeedVariance(_separate_variance(groups), ())
 
 
-def _near(groups: Sequence[SeedScores], can_stand_alone: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _noise_weights(groups: Sequence[SeedScores], can_stand_alone: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Weight of each group for the noise of the first group, and of the second, which is the reference.
 
     `can_stand_alone`: True if the reference's own scores can tell its noise.
@@ -89,7 +89,7 @@ def _paired_variance(groups: Sequence[SeedScores]) -> Variance:
     """
     design = tuple(tuple(sorted(group.scores)) for group in groups)
     is_shared = any(len(groups[1].scores.keys() & group.scores.keys()) > 1 for group in (groups[0], *groups[2:]))
-    weights, degrees, per_pair = _paired_design(design, *_near(groups, is_shared))
+    weights, degrees, per_pair = _paired_design(design, *_noise_weights(groups, is_shared))
     if not degrees:
         return UNKNOWN
     squares = _squares_of_differences(groups, design)
@@ -148,9 +148,9 @@ def _separate_variance(groups: Sequence[SeedScores]) -> Variance:
     that they can say of the noise.
     """
     inside = np.array([max(len(group.scores) - 1, 0) for group in groups], dtype=float)
-    squares = np.array([_squares(group) for group in groups])
+    squares = np.array([_sum_of_squares(group) for group in groups])
     share = np.zeros(len(groups))
-    for group, weights in zip(groups[:2], _near(groups, inside[1] > 0), strict=True):
+    for group, weights in zip(groups[:2], _noise_weights(groups, inside[1] > 0), strict=True):
         near = np.array(weights)
         if not (total := float(near @ inside)):
             return UNKNOWN
@@ -161,6 +161,6 @@ def _separate_variance(groups: Sequence[SeedScores]) -> Variance:
     return Variance(max(float(share @ squares), float(own)), float((share @ inside) ** 2 / (share @ common @ share)))
 
 
-def _squares(group: SeedScores) -> float:
+def _sum_of_squares(group: SeedScores) -> float:
     values = np.array(list(group.scores.values()))
     return float(((values - values.mean()) ** 2).sum()) if len(values) else 0.0

@@ -50,7 +50,7 @@ def deviation_ratio(some: Group, others: Group, level: float = 0.95) -> Interval
         return unknown
     every = seeds[0] | seeds[1]
     without = np.array(
-        [_log_ratio([[_without(arm_scores, seed) for arm_scores in group] for group in both]) for seed in every]
+        [_log_ratio([[_without_seed(arm_scores, seed) for arm_scores in group] for group in both]) for seed in every]
     )
     if not np.isfinite(without).all():
         return unknown
@@ -59,7 +59,7 @@ def deviation_ratio(some: Group, others: Group, level: float = 0.95) -> Interval
     return Interval(*(math.exp(end / 2) for end in (value, value - half, value + half)))
 
 
-def _without(arm_scores: Mapping[int, float], seed: int) -> dict[int, float]:
+def _without_seed(arm_scores: Mapping[int, float], seed: int) -> dict[int, float]:
     return {other: score for other, score in arm_scores.items() if other != seed}
 
 
@@ -67,9 +67,9 @@ def _log_ratio(groups: Sequence[Group]) -> float:
     """Logarithm of the ratio of the two pooled variances; NaN where one is unknown or 0."""
     logs = []
     for group in groups:
-        values = [np.array(list(one.values())) for one in group if len(one) > 1]
-        squares = sum(float(((one - one.mean()) ** 2).sum()) for one in values)
+        values = [np.array(list(arm_scores.values())) for arm_scores in group if len(arm_scores) > 1]
+        squares = sum(float(((arm_scores - arm_scores.mean()) ** 2).sum()) for arm_scores in values)
         if not squares > 0:
             return math.nan
-        logs.append(math.log(squares / sum(len(one) - 1 for one in values)))
+        logs.append(math.log(squares / sum(len(arm_scores) - 1 for arm_scores in values)))
     return logs[0] - logs[1]

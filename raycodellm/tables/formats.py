@@ -79,11 +79,11 @@ def seconds(number: float) -> str:
 
 def params(settings: Mapping[str, Any]) -> str:
     """`pretrain.code_ratio 0.25, pretrain.schedule constant`; a mixture as `pretrain.weights.web 0.7, code 0.3`."""
-    labelled = zip(told_names(list(settings)), settings.values(), strict=True)
+    labelled = zip(short_param_names(list(settings)), settings.values(), strict=True)
     return ", ".join(f"{name} {value(setting)}" for name, setting in labelled) or "no searched parameter"
 
 
-def told_names(names: Sequence[str]) -> list[str]:
+def short_param_names(names: Sequence[str]) -> list[str]:
     """Names of parameters as a sentence has them one after another: of several in one group of a stage's settings, such
     as `pretrain.weights`, the first is told whole and the others by their last part."""
     groups = ["", *(name.rpartition(".")[0] for name in names)]

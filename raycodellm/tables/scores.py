@@ -119,7 +119,7 @@ def score_table(metrics: Mapping[str, float], settings: Evaluation) -> Table:
     rows = scores(metrics, settings)
     return _table(
         [
-            *_words([(row.suite, row.name, row.metric) for row in rows]),
+            *_word_columns([(row.suite, row.name, row.metric) for row in rows]),
             ("value", [cells.score(row.value) for row in rows]),
             ("95 % interval", [Cell(formats.interval(row.low, row.high), row.low) for row in rows]),
             *_baselines(rows, metrics, settings),
@@ -139,7 +139,7 @@ def side_by_side(by_model: Mapping[str, Mapping[str, float]], settings: Evaluati
     metrics = {name: value for model_metrics in by_model.values() for name, value in model_metrics.items()}
     return _table(
         [
-            *_words(keys),
+            *_word_columns(keys),
             *((model, [_with_interval(rows_by_key.get(key)) for key in keys]) for model, rows_by_key in by_key.items()),
             *_baselines([any_row[key] for key in keys], metrics, settings),
             ("items", [_item_counts([rows_by_key.get(key) for rows_by_key in by_key.values()]) for key in keys]),
@@ -152,7 +152,7 @@ _CLEAN = "clean accuracy"
 _Column = tuple[str, Sequence[str]]
 
 
-def _words(keys: Sequence[tuple[str, str, str]]) -> list[_Column]:
+def _word_columns(keys: Sequence[tuple[str, str, str]]) -> list[_Column]:
     return [(name, [key[place] for key in keys]) for place, name in enumerate(_WORDS)]
 
 

@@ -53,10 +53,10 @@ def consumed_stages(
     if last is None or last in finished or tokens <= 0:
         return before, {}
     seconds = float(row.get("device_seconds") or 0.0) - sum(finished[key].seconds for key in before)
-    return [*before, last], {last: StageUse(tokens, seconds, *_from_trunk(row))}
+    return [*before, last], {last: StageUse(tokens, seconds, *_trunk_part(row))}
 
 
-def _from_trunk(row: Row) -> tuple[int, float]:
+def _trunk_part(row: Row) -> tuple[int, float]:
     """Tokens and device-seconds among those of the stage that a trial ended in which that stage took over from another
     one."""
     tokens, seconds = (row.get(f"stopped.{name}") for name in ("trunk_tokens", "trunk_seconds"))

@@ -39,12 +39,12 @@ def fitted(table: Table, num_characters: int, dispensable: Sequence[str]) -> Tab
 
 def tree_lines(nodes: Iterable[StageNode], indent: str = "") -> list[str]:
     """One line per stage, its facts in a column; a stage stands below its parent, further to the right."""
-    named = list(_named(nodes, indent))
+    named = list(_indented_names(nodes, indent))
     width = max((len(name) for name, _ in named), default=0)
     return [f"{name:{width}}  {facts}" for name, facts in named]
 
 
-def _named(nodes: Iterable[StageNode], indent: str) -> Iterator[tuple[str, str]]:
+def _indented_names(nodes: Iterable[StageNode], indent: str) -> Iterator[tuple[str, str]]:
     for node in nodes:
         yield f"{indent}{node.name}", node.facts
-        yield from _named(node.children, f"{indent}  ")
+        yield from _indented_names(node.children, f"{indent}  ")

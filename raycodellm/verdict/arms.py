@@ -1,4 +1,4 @@
-"""Which arms a sweep compares: the reference, and the arms that are best in its search."""
+"""The arms that a sweep compares: the reference, and the arms that are best in its search."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raycodellm import search
 from raycodellm.config import Objective, SweepFile
 from raycodellm.statistics import pareto_front
 from raycodellm.tables.trials import Row, params_of
-from raycodellm.verdict.counted import in_order
+from raycodellm.verdict.counted import ranked_arms
 from raycodellm.verdict.measurements import rows_by_arm, searched_arms, with_metric
 
 
@@ -65,7 +65,7 @@ def best_of_search(
         means = [mean_score(arm_rows, objective.metric) for objective in objectives]
         if arm != reference and None not in means:
             points[arm] = tuple(mean for mean in means if mean is not None)
-    order = in_order({arm: point[0] for arm, point in points.items()}, (), objectives[0], broken)
+    order = ranked_arms({arm: point[0] for arm, point in points.items()}, (), objectives[0], broken)
     if len(objectives) > 1:
         order = _front_by_front(points, objectives, order)
         order.sort(key=lambda arm: (broken or {}).get(arm, 0.0))  # keeps the fronts' order where none is broken
@@ -92,13 +92,13 @@ def _front_by_front(
     minimise = [objective.mode == "min" for objective in objectives]
     while remaining:
         members = pareto_front(remaining, minimise)
-        crowding = _crowding({arm: remaining[arm] for arm in members})
+        crowding = _crowding_distances({arm: remaining[arm] for arm in members})
         ordered += sorted(members, key=lambda arm: (-crowding[arm], order.index(arm)))
         remaining = {arm: point for arm, point in remaining.items() if arm not in members}
     return ordered
 
 
-def _crowding(points: Mapping[int, Sequence[float]]) -> dict[int, float]:
+def _crowding_distances(points: Mapping[int, Sequence[float]]) -> dict[int, float]:
     """Sum over the objectives of the gap between an arm's neighbours, in the front's range; infinite at an end."""
     distances = dict.fromkeys(points, 0.0)
     for place in range(len(next(iter(points.values())))):

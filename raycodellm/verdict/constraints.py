@@ -1,4 +1,4 @@
-"""Which arms break a constraint of the search, by how much, and whether that is more than noise.
+"""The arms that break a constraint of the search, by how much, and whether that is more than noise.
 
 A constraint is a wish about the arm, and a trial's score is one noisy look at it. So an arm breaks or keeps a
 constraint for sure only where the 95 % interval of its distance to the limit, over items and seeds, excludes 0.
@@ -89,8 +89,8 @@ def _breach(
     noise: SeedNoise,
     pool: Sequence[ArmMeasurements],
 ) -> Breach | None:
-    """None where the limit is the reference's, and the reference has no score. `pool`: arms that tell the noise between
-    seeds of a difference."""
+    """The arm's distance to the constraint's limit; None where the reference sets the limit and has no score. `pool`:
+    arms that tell the noise between seeds of a difference."""
     limit = search.limit(constraint, base.score if base is not None else None)
     if limit is None:
         return None

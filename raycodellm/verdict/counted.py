@@ -34,7 +34,7 @@ def counted_rows(
     return {**searched, **confirmed}, frozenset(confirmed)
 
 
-def in_order(
+def ranked_arms(
     scores: Mapping[int, float],
     confirmed: Collection[int],
     objective: Objective,

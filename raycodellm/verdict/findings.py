@@ -1,4 +1,4 @@
-"""All that is known of a sweep: its verdicts, against which arm, and what they rest on."""
+"""The findings of a sweep: its verdicts, the arm that the others are compared with, and the seeds behind them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from raycodellm.tables.trials import Row
 from raycodellm.verdict.arms import mean_score
 from raycodellm.verdict.comparison import compare
 from raycodellm.verdict.constraints import Breach, breaches, broken_by
-from raycodellm.verdict.counted import counted_rows, in_order
+from raycodellm.verdict.counted import counted_rows, ranked_arms
 from raycodellm.verdict.first_in_rank import compare_with_first
-from raycodellm.verdict.looks import Looks, chosen_from, looks
+from raycodellm.verdict.looks import Looks, looks, rows_that_chose
 from raycodellm.verdict.measurements import ItemsOf, phase_of, rows_by_arm, with_metric
 from raycodellm.verdict.verdicts import Comparison, Verdict, family_metrics
 
@@ -71,7 +71,7 @@ def _findings(
     if settings.confirm is not None:
         seeds = {seed for verdict in state.verdicts for seed in verdict.seeds}
         complete = rows_by_arm([row for row in rows if phase_of(row) == "confirm" and row["seed"] in seeds])
-        searched = rows_by_arm(chosen_from(file, rows), "search")
+        searched = rows_by_arm(rows_that_chose(file, rows), "search")
         verdicts = [
             replace(verdict, selected_score=mean_score(searched[verdict.arm], verdict.metric))
             for verdict in state.verdicts
@@ -110,7 +110,7 @@ def _reference_scores(state: Looks) -> dict[str, Interval]:
 
 def _in_rank(complete: Mapping[int, Sequence[Row]], objective: Objective, broken: Mapping[int, float]) -> list[int]:
     means = {arm: mean_score(arm_rows, objective.metric) for arm, arm_rows in complete.items()}
-    return in_order({arm: mean for arm, mean in means.items() if mean is not None}, (), objective, broken)
+    return ranked_arms({arm: mean for arm, mean in means.items() if mean is not None}, (), objective, broken)
 
 
 def _seeds_of_noise(rows: Mapping[int, Sequence[Row]], metric: str) -> int:

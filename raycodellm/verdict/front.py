@@ -92,7 +92,7 @@ def front(file: SweepFile, rows: Sequence[Row], items: ItemsOf, looks: Looks | N
     items as two independent scores. `looks`: of a sweep with a confirmation, whose arms count by their fresh seeds.
     """
     settings = file.example().search
-    objectives, error = settings.objectives, _error(settings.confirm, looks)
+    objectives, error = settings.objectives, _error_of_look(settings.confirm, looks)
     by_metric: list[tuple[Mapping[int, ArmMeasurements], SeedNoise]] = []
     counted = looks.counted if looks is not None else None
     complete, _ = counted_rows(rows, objectives[0].metric, counted)
@@ -106,7 +106,7 @@ def front(file: SweepFile, rows: Sequence[Row], items: ItemsOf, looks: Looks | N
     knows_seeds = all(noise.single.degrees > 0 for _, noise in by_metric)
     is_told = knows_seeds and error > 0
     signed = [(*measured_and_noise, sign) for measured_and_noise, sign in zip(by_metric, signs, strict=True)]
-    compare = _Comparing(signed, len(shared), error or ERROR)
+    compare = _ArmDifferences(signed, len(shared), error or ERROR)
     front_arms = []
     for arm in sorted(shared, key=lambda arm: (arm not in members, signs[0] * points[arm][0], arm)):
         scores = tuple(measured[arm].interval(noise) for measured, noise in by_metric)
@@ -121,14 +121,14 @@ def front(file: SweepFile, rows: Sequence[Row], items: ItemsOf, looks: Looks | N
     return Front(tuple(objective.metric for objective in objectives), tuple(front_arms), knows_seeds, not error)
 
 
-def _error(confirm: Confirm | None, looks: Looks | None) -> float:
+def _error_of_look(confirm: Confirm | None, looks: Looks | None) -> float:
     """The error that the last decided look may spend; 0 before the first one. Without a confirmation the whole."""
     if confirm is None or looks is None:
         return ERROR
     return look_errors(confirm.seeds, len(confirm.planned))[looks.num_decided - 1] if looks.num_decided else 0.0
 
 
-class _Comparing:
+class _ArmDifferences:
     """Differences between two arms in all objectives, below 0 where the first one is better."""
 
     def __init__(

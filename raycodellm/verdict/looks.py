@@ -46,7 +46,7 @@ class PendingTrial:
 
 @dataclass(frozen=True)
 class Looks:
-    """How far the confirmation of a sweep is."""
+    """The state of a sweep's confirmation."""
 
     phase: Literal["search", "confirm", "done"]
     """`search` while trials of the search have not ended, `confirm` while a look lacks trials, then `done`."""
@@ -73,7 +73,7 @@ class Looks:
 
 
 def looks(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> Looks:
-    """Where the sweep stands, from all its trials: after the search the best arms and the reference get fresh seeds,
+    """The state of the confirmation, from all trials: after the search the best arms and the reference get fresh seeds,
     look after look, until each verdict on the objectives is known, or no seeds are left.
 
     `rows`: of `trials.parquet`. `items`: a trial's items by its number; asked for only where a look is decided. An arm
@@ -87,16 +87,16 @@ def looks(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> Looks:
     num_ended = sum(row["state"] in ENDED and phase_of(row) == "search" for row in rows)
     is_searching = num_ended < search.num_trials(file)
     if confirm is None or confirm.begun is None:
-        return Looks("search", reference=reference_arm(file, rows)) if is_searching else _replayed(file, rows, items)
-    rested_on = chosen_from(file, rows)
+        return Looks("search", reference=reference_arm(file, rows)) if is_searching else _replay(file, rows, items)
+    rested_on = rows_that_chose(file, rows)
     num_ended = sum(row["state"] in ENDED and phase_of(row) == "search" for row in rested_on)
     if num_ended < confirm.begun.trials:
         return Looks("search", reference=reference_arm(file, rows))
-    state = _replayed(file, rested_on, items)
+    state = _replay(file, rested_on, items)
     return replace(state, phase="search", pending=()) if is_searching else state
 
 
-def chosen_from(file: SweepFile, rows: Sequence[Row]) -> list[Row]:
+def rows_that_chose(file: SweepFile, rows: Sequence[Row]) -> list[Row]:
     """The rows that the choice of the confirmed arms and the verdicts rest on: all but those of trials that were added
     to the search after a fresh seed had been seen."""
     confirm = file.example().search.confirm
@@ -105,7 +105,7 @@ def chosen_from(file: SweepFile, rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if phase_of(row) == "confirm" or row["number"] < confirm.begun.trials]
 
 
-def _replayed(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> Looks:
+def _replay(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> Looks:
     """The state of the confirmation of a search that is over. `rows`: of the trials that it rests on."""
     sweep = file.example()
     confirm, reference = sweep.search.confirm, reference_arm(file, rows)
@@ -131,11 +131,13 @@ def _replayed(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> Looks:
             for arm in (reference, *active)
         }
         counted = {**state.counted, **{arm: tuple(row["seed"] for row in look_rows[arm]) for arm in look_rows}}
-        state = _decided(file, rows, look_rows, replace(state, look=look, num_decided=look + 1, counted=counted), items)
+        state = _after_look(
+            file, rows, look_rows, replace(state, look=look, num_decided=look + 1, counted=counted), items
+        )
         active = _still_open(file, state, look_rows)
-        verdicts = _final_but(active, state.verdicts)
+        verdicts = _final_except(active, state.verdicts)
         state = replace(state, verdicts=verdicts, told=(*state.told, verdicts))
-    return _with_scores(file, rows, replace(state, verdicts=_final_but((), state.verdicts)), items)
+    return _with_scores(file, rows, replace(state, verdicts=_final_except((), state.verdicts)), items)
 
 
 def _with_scores(file: SweepFile, rows: Sequence[Row], state: Looks, items: ItemsOf) -> Looks:
@@ -161,12 +163,12 @@ def _with_scores(file: SweepFile, rows: Sequence[Row], state: Looks, items: Item
     return replace(state, scores=scores, verdicts=tuple(verdicts))
 
 
-def _final_but(active: Collection[int], verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
+def _final_except(active: Collection[int], verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
     """The verdicts, where those of arms that get no more seeds are final."""
     return tuple(replace(verdict, is_final=verdict.is_final or verdict.arm not in active) for verdict in verdicts)
 
 
-def _decided(
+def _after_look(
     file: SweepFile, rows: Sequence[Row], look_rows: Mapping[int, Sequence[Row]], before: Looks, items: ItemsOf
 ) -> Looks:
     """The state after a look: the verdicts that were known before it stay, and the look gives its own for the rest."""

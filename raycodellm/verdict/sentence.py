@@ -107,14 +107,14 @@ def sentence(file: SweepFile, findings: Findings) -> str:
         for breach in findings.breaches
         if breach.arm == first.arm and breach.is_broken
     ]
-    return " ".join([claim, *breach_sentences, *_others(others, point, as_written)])
+    return " ".join([claim, *breach_sentences, *_other_arms(others, point, as_written)])
 
 
 def _claim(
     verdict: Verdict, point: Mapping[str, Any], as_written: Mapping[str, Any], findings: Findings, margin: float | None
 ) -> str:
     """The verdict on an arm, with the metric: where code ratios alone differ, as the answer to whether code helps."""
-    subject, compared = _code(verdict.params, point), _compared(verdict.params, point, as_written)
+    subject, compared = _code_subject(verdict.params, point), _compared_params(verdict.params, point, as_written)
     within = f"{margin:g}" if margin is not None else "0"
     here = "at this budget" if verdict.is_final and findings.is_over else "so far"
     so_far = "" if verdict.is_final else "So far, "
@@ -165,19 +165,20 @@ def remedy(verdict: Verdict) -> str:
     return f"; over {MOST_SEEDS} seeds would be needed for so small a difference"
 
 
-def _others(others: Sequence[Verdict], point: Mapping[str, Any], as_written: Mapping[str, Any]) -> list[str]:
+def _other_arms(others: Sequence[Verdict], point: Mapping[str, Any], as_written: Mapping[str, Any]) -> list[str]:
     """A sentence on the arms beside the first."""
     if len(others) > _MOST_NAMED:
         counts = Counter(verdict.word for verdict in others)
         text = ", ".join(f"{counts[word]} {word}" for word in _ORDER if counts[word])
         return [f"Of {len(others)} other arms: {text}."]
     text = "; ".join(
-        f"{_compared(verdict.params, point, as_written)} is {verdict.word}, {difference(verdict)}" for verdict in others
+        f"{_compared_params(verdict.params, point, as_written)} is {verdict.word}, {difference(verdict)}"
+        for verdict in others
     )
     return [f"Beside it, {text}."] if others else []
 
 
-def _code(params: Mapping[str, Any], point: Mapping[str, Any]) -> str:
+def _code_subject(params: Mapping[str, Any], point: Mapping[str, Any]) -> str:
     """The subject of a sentence on code: `code in pretrain`; empty unless code ratios alone differ.
 
     A parameter that has no effect in one of the arms is no difference of its own.
@@ -195,7 +196,7 @@ def _code(params: Mapping[str, Any], point: Mapping[str, Any]) -> str:
     return ""
 
 
-def _compared(params: Mapping[str, Any], point: Mapping[str, Any], as_written: Mapping[str, Any]) -> str:
+def _compared_params(params: Mapping[str, Any], point: Mapping[str, Any], as_written: Mapping[str, Any]) -> str:
     """`instruct.code_ratio 0.25 against 0`, of the arm's parameters that differ.
 
     `as_written`: the reference with the parameters that have no effect in it, such as the schedule of no code.
@@ -205,6 +206,6 @@ def _compared(params: Mapping[str, Any], point: Mapping[str, Any], as_written: M
     pairs = [
         f"{short_name} {formats.value(params[name])}"
         + (f" against {formats.value(point[name])}" if name in point else "")
-        for name, short_name in zip(names, formats.told_names(names), strict=True)
+        for name, short_name in zip(names, formats.short_param_names(names), strict=True)
     ]
     return ", ".join(pairs) or "an arm with the reference's parameters"

@@ -9,7 +9,7 @@ from raycodellm.config import SweepFile
 from raycodellm.statistics import ERROR, Difference, Variance, difference, items_to_tell, power
 from raycodellm.tables.trials import Row
 from raycodellm.verdict.arms import mean_score, reference_arm
-from raycodellm.verdict.counted import counted_rows, in_order
+from raycodellm.verdict.counted import counted_rows, ranked_arms
 from raycodellm.verdict.measurements import ItemsOf, measurements
 
 SEEDS = 3
@@ -26,7 +26,7 @@ def settled_by(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> str:
     objective = file.example().search.objectives[0]
     advice = f"search.replicates: {SEEDS} trains each arm with three seeds, which tell how much a seed moves a score."
     complete, _ = counted_rows(rows, objective.metric)
-    order = in_order(
+    order = ranked_arms(
         {arm: mean_score(scored_rows, objective.metric) or 0.0 for arm, scored_rows in complete.items()}, (), objective
     )
     reference = reference_arm(file, rows)
@@ -35,10 +35,10 @@ def settled_by(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> str:
     if arm is None or base is None:
         return advice
     mine, other = (measurements(objective.metric, complete[compared_arm], items) for compared_arm in (arm, base))
-    return f"{advice} {_needed(difference(mine, other), arm, base, len(order))}"
+    return f"{advice} {_noise_advice(difference(mine, other), arm, base, len(order))}"
 
 
-def _needed(gap: Difference, arm: int, base: int, num_arms: int) -> str:
+def _noise_advice(gap: Difference, arm: int, base: int, num_arms: int) -> str:
     between = f"between arm {arm} and arm {base}, {gap.value:+.3f},"
     alpha = ERROR / max(1, num_arms - 1)
     deviation = _most_noise(gap, num_arms, alpha)

@@ -17,7 +17,7 @@ class Transfer:
     """An arm that differs in single tasks otherwise than it does overall."""
 
     overall: Verdict
-    """In the first objective."""
+    """The arm's verdict in the first objective."""
     against: tuple[Verdict, ...]
     """Tasks whose verdict is the opposite; where the overall verdict is neither better nor worse, all tasks that are
     known to be better or worse, if there are both."""

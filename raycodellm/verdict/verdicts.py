@@ -21,7 +21,7 @@ class Verdict:
     params: dict[str, Any]
     """The arm's parameters by name."""
     metric: str
-    """For example `mean/bpb`."""
+    """Name of the metric, such as `mean/bpb`."""
     score: Interval
     """The arm's score with its 95 % interval."""
     seeds: tuple[int, ...]

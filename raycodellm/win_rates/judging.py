@@ -51,7 +51,7 @@ def judge_trials(
     comparisons = plan(file, rows)
     if comparisons.reference is None or not comparisons.pairs:
         return None
-    if before is not None and _is_whole(before, comparisons, judge):
+    if before is not None and _is_complete(before, comparisons, judge):
         return before
     work = _Work(judge, KeptVerdicts(run / FOLDER / VERDICTS), items_of)
     given_up = evaluation.GivenUp()
@@ -83,7 +83,7 @@ def judge_trials(
     return rates
 
 
-def _is_whole(win_rates: WinRates, comparisons: Plan, judge: Judge) -> bool:
+def _is_complete(win_rates: WinRates, comparisons: Plan, judge: Judge) -> bool:
     """True if the judge has answered every question about the trials that are compared now."""
     progress, wanted_pairs = win_rates.progress, {(pair.trial, pair.reference_trial) for pair in comparisons.pairs}
     judged_pairs = {(row["trial"], row["reference_trial"]) for row in win_rates.judgements}
@@ -106,14 +106,14 @@ class _Work:
     """Keys of all questions, answered or not."""
     judgements: list[dict[str, Any]] = field(default_factory=list)
     num_too_long: int = 0
-    _of_reference: dict[int, Answers] = field(default_factory=dict)
+    _reference_answers: dict[int, Answers] = field(default_factory=dict)
     """Answers of the reference arm's trials, by number: each is compared with every arm."""
 
     def answers(self, pair: SeedPair) -> list[AnswerPair]:
         """The answers of both trials to the instructions that both have answered."""
-        if pair.reference_trial not in self._of_reference:
-            self._of_reference[pair.reference_trial] = evaluation.answers_in(self._items(pair.reference_trial))
-        reference = self._of_reference[pair.reference_trial]
+        if pair.reference_trial not in self._reference_answers:
+            self._reference_answers[pair.reference_trial] = evaluation.answers_in(self._items(pair.reference_trial))
+        reference = self._reference_answers[pair.reference_trial]
         pairs = evaluation.paired(reference, evaluation.answers_in(self._items(pair.trial)))
         self.num_too_long += len(reference.requests) - len(pairs)
         return pairs

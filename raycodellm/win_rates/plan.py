@@ -1,4 +1,4 @@
-"""Which trials' answers a judge compares: those of an arm and of the reference arm with the same seed."""
+"""The trials whose answers a judge compares: those of an arm and of the reference arm with the same seed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Plan:
     reference: int | None
     """Number of the reference arm; None while it has no trial."""
     phase: Literal["search", "confirm"]
-    """Whose seeds are compared: those of the confirmation, if there are any, else the search's replicates."""
+    """The phase whose seeds are compared: the confirmation, if it has any, else the search with its replicates."""
     pairs: tuple[SeedPair, ...]
     """Arm by arm, and of an arm seed by seed."""
     left_out: LeftOut

@@ -46,7 +46,7 @@ class ArmWinRate:
     arms of the sweep at once; its ends are NaN where nothing is known of the noise between seeds, and where all came
     out alike, which tells nothing of any noise."""
     over_items: Interval
-    """The same with a 95 % interval over instructions alone, which says nothing of other seeds; NaN as above."""
+    """The mean with a 95 % interval over instructions alone, which says nothing of other seeds; NaN as in `rate`."""
     word: Word
     """`better` or `worse` than the reference, by the judge's taste; else `not known`."""
     p_corrected: float | None
@@ -65,7 +65,7 @@ def arm_win_rates(rows: Judgements) -> list[ArmWinRate]:
     measured = {
         arm: measurements
         for arm, arm_judgements in sorted(by_arm.items())
-        if (measurements := _measured(arm_judgements)) is not None
+        if (measurements := _measurements(arm_judgements)) is not None
     }
     several = [measured_arm for measured_arm, _ in measured.values() if len(measured_arm.scores) > 1]
     gaps = {arm: difference(*both, pool=several) for arm, both in measured.items()}
@@ -89,15 +89,15 @@ def _arm_win_rate(
         word=verdict_word(interval, "max"),
         p_corrected=p if gap.is_known else None,
         num_equal=sum(row["reference_first_key"] is None for row in rows),
-        counts=win_rate([_pair(row) for row in rows]),
+        counts=win_rate([_as_pair(row) for row in rows]),
     )
 
 
 def _as_share(gap: Interval) -> Interval:
-    return _inside(Interval(*(EVEN + end for end in gap)))
+    return _within_unit(Interval(*(EVEN + end for end in gap)))
 
 
-def _inside(rate: Interval) -> Interval:
+def _within_unit(rate: Interval) -> Interval:
     """The interval of a win rate, which lies between 0 and 1; without ends where it has no width."""
     if not rate.low < rate.high:
         return Interval(rate.value, math.nan, math.nan)
@@ -105,10 +105,10 @@ def _inside(rate: Interval) -> Interval:
 
 
 def _over_items(rows: Judgements) -> Interval:
-    return _inside(mean_interval([*_item_means(rows).values()]))
+    return _within_unit(mean_interval([*_item_means(rows).values()]))
 
 
-def _measured(rows: Judgements) -> tuple[ArmMeasurements, ArmMeasurements] | None:
+def _measurements(rows: Judgements) -> tuple[ArmMeasurements, ArmMeasurements] | None:
     """The arm's scores, and even ones to compare them with; None where nothing was judged.
 
     Where not every instruction was judged with every seed, the variance over instructions is that of their means over
@@ -142,7 +142,7 @@ def _item_means(rows: Judgements) -> dict[int, float]:
     return {item: plain.fmean(item_scores) for item, item_scores in scores_of_item.items()}
 
 
-def _pair(row: Mapping[str, Any]) -> JudgedPair:
+def _as_pair(row: Mapping[str, Any]) -> JudgedPair:
     """The row as a pair whose answers have its lengths."""
     first = {"reference": "first", "arm": "second", "tie": "tie"}
     base_first, arm_first = first.get(row["reference_first"] or ""), first.get(row["arm_first"] or "")

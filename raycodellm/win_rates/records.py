@@ -44,10 +44,10 @@ Judgements = Sequence[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the judge of a sweep was asked."""
+    """The state of the questions to the judge of a sweep."""
 
     judge: str
-    """Its model's name."""
+    """Name of the judge's model."""
     verdict_tokens: int
     reference: int
     """Number of the reference arm."""

@@ -89,7 +89,7 @@ def lines(win_rates: WinRates) -> list[str]:
 
 
 def missing_line(progress: Progress) -> str:
-    """How many questions were not answered, and why."""
+    """A line on the number of questions without an answer, and on the reason."""
     why = progress.why or "the judge did not answer them, or refused them"
     return (
         f"win rates: {progress.num_missing:,} of {progress.num_questions:,} questions to the judge have no answer "

@@ -52,8 +52,8 @@ def curve_figures(records: Records, quantity: str) -> list[Curves]:
         names: dict[str, None] = {}
         for key, record in records.stages.items():
             if record.name == stage.name:
-                names |= dict.fromkeys(name for name in records.all_curves[key] if _is_of(quantity, name))
-        options = [(name, _words(name)) for name in sorted(names, key=lambda name: (name != LOSS, name))]
+                names |= dict.fromkeys(name for name in records.all_curves[key] if _is_curve_of(quantity, name))
+        options = [(name, _curve_name(name)) for name in sorted(names, key=lambda name: (name != LOSS, name))]
         if quantity == RATIO:
             options = [(RATIO, "planned and real")] if "planned" in names and _mixes(records, stage.name) else []
         if options:
@@ -61,12 +61,12 @@ def curve_figures(records: Records, quantity: str) -> list[Curves]:
     return plots
 
 
-def _is_of(quantity: str, name: str) -> bool:
+def _is_curve_of(quantity: str, name: str) -> bool:
     prefix = {RATIO: "planned", LOSS: "loss", HELD_OUT: "bpb/"}[quantity]
     return name.startswith(prefix)
 
 
-def _words(name: str) -> str:
+def _curve_name(name: str) -> str:
     return "all sources" if name == LOSS else name.partition("/")[2]
 
 
@@ -157,13 +157,13 @@ def _first_chosen(records: Records, order: Sequence[int]) -> list[int]:
 
 
 def thinned(curve: Mapping[str, np.ndarray], num_points: int) -> dict[str, Any]:
-    """The same curves with at most `num_points` points: evenly chosen, the first and the last among them.
+    """The curves with at most `num_points` points: evenly chosen, the first and the last among them.
 
     `tokens` holds the places of most curves. A curve with values at few of them (held-out text is measured now and
     then) has places of its own: (places, values).
     """
     tokens = np.asarray(curve["tokens"])
-    chosen = _spread(len(tokens), num_points)
+    chosen = _evenly_chosen(len(tokens), num_points)
     thin: dict[str, Any] = {"tokens": tokens[chosen].astype(int).tolist()}
     for name, values in curve.items():
         finite = np.flatnonzero(np.isfinite(values))
@@ -172,11 +172,11 @@ def thinned(curve: Mapping[str, np.ndarray], num_points: int) -> dict[str, Any]:
         if 2 * len(finite) > len(values):
             thin[name] = plain(np.asarray(values)[chosen].tolist())
         else:
-            places = finite[_spread(len(finite), num_points)]
+            places = finite[_evenly_chosen(len(finite), num_points)]
             thin[name] = [tokens[places].astype(int).tolist(), plain(np.asarray(values)[places].tolist())]
     return thin
 
 
-def _spread(length: int, most: int) -> np.ndarray:
+def _evenly_chosen(length: int, most: int) -> np.ndarray:
     """At most `most` of the places 0 to `length` - 1, evenly chosen, with both ends."""
     return np.linspace(0, length - 1, min(length, most)).round().astype(int)

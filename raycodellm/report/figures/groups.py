@@ -1,4 +1,4 @@
-"""How the plots order the arms: along a code ratio or another parameter, and in groups of one colour each."""
+"""The order of the arms in the plots: along a code ratio or another parameter, and in groups of one colour each."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def grouping(records: Records, stage: str) -> str | None:
 
 
 def grouping_of_trials(records: Records) -> str | None:
-    """The same where the code ratio is not along an axis: then a choice of code ratios may give the colour."""
+    """The `grouping` of plots without a code ratio along an axis: there a choice of code ratios may give the colour."""
     choices = [name for name, domain in records.file.domains.items() if domain.kind == "choice"]
     first = axes(records)
     return grouping(records, first[0].stage if first else "") or next(iter(choices), None)

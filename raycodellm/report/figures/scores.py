@@ -181,7 +181,8 @@ def _error_bars(arms: Sequence[ArmScore], colour: str) -> dict[str, Any]:
 
 
 def _band(axis: Axis, members: Sequence[ArmScore]) -> tuple[str, list[tuple[float, Interval]]]:
-    """How the set's band is made, and (place, mean with its band) from left to right; empty without a band.
+    """The key in `_BANDS` of how the band is made, and (place, mean with its band) from left to right; empty without a
+    band.
 
     With too few places for a parabola, the band joins the arms' own intervals where each place has a single arm.
     """

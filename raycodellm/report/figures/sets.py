@@ -1,4 +1,4 @@
-"""Which arms one curve may go through: those that differ in the parameter along the axis, and in nothing else."""
+"""The arms that one curve may go through: those that differ in the parameter along the axis, and in nothing else."""
 
 from __future__ import annotations
 
