@@ -153,7 +153,6 @@ class World:
         self, text: str, folder: Path, patch: pytest.MonkeyPatch, *settings: str, is_remote: bool = False
     ) -> None:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        patch.setattr("raycodellm.sweep.ownership.time.sleep", lambda seconds: None)
         for name in ("LOCAL", "REMOTE"):
             patch.setattr(ownership, name, replace(getattr(ownership, name), settle=0.0))
         self.text, self.folder = text, folder

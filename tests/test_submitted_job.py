@@ -61,6 +61,8 @@ class Head:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, env={**self.environment, "RAY_AUTH_MODE": "token"}
             )
+
+    def await_start(self) -> None:
         self.wait_for(lambda: "Ray runtime started" in self.log.read_text(), self.log)
 
     def wait_for(self, what: Callable[[], bool], log: Path) -> None:
@@ -93,7 +95,10 @@ class Head:
                 worker.resume()
 
     def end(self) -> None:
-        for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
+        below: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):  # the head has ended by itself
+            below = psutil.Process(self.process.pid).children(recursive=True)
+        for process in [*below, self.process]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self.process.wait()
@@ -112,9 +117,12 @@ class Head:
 def head() -> Iterator[Head]:
     folder = Path(tempfile.mkdtemp(prefix="rc"))  # short: Ray puts sockets there, whose paths may have 107 bytes
     made = Head(folder)
-    yield made
-    made.end()
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        made.await_start()
+        yield made
+    finally:
+        made.end()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 TASK = """
