@@ -351,6 +351,18 @@ def test_a_path_that_cannot_be_meant_is_refused_with_what_would_work(tmp_path, f
         source_fingerprint(source)
 
 
+def test_a_file_that_two_paths_of_a_source_name_is_read_once_and_counted(tmp_path):
+    for name in ("a.jsonl", "deep/b.jsonl"):
+        write(tmp_path / "data" / name, jsonl({"text": name}))
+    (tmp_path / "linked").symlink_to(tmp_path / "data")
+    paths = [f"{tmp_path}/{path}" for path in ("data", "data/deep/b.jsonl", "data/deep/*.jsonl", "linked/a.jsonl")]
+    documents, skips = read(Source(kind="text", path=paths))
+    assert [document.text for document in documents] == ["a.jsonl", "deep/b.jsonl"]
+    assert skips == {"file of an earlier path of the source": 3}
+    alone, overlapping = (source_fingerprint(Source(kind="text", path=path)) for path in (paths[0], paths))
+    assert alone.fingerprint == overlapping.fingerprint and alone.excluded == ()
+
+
 def test_remote_folders_are_listed_and_read_through_their_file_system(tmp_path, monkeypatch):
     from pyarrow.fs import SubTreeFileSystem, LocalFileSystem  # noqa: I001
 

@@ -25,7 +25,17 @@ from raycodellm.config import Scaling, Source, Sweep, Tokenizer, UserError
 from raycodellm.corpora import Document, Skip, source_fingerprint
 from raycodellm.files import Folder
 from raycodellm.records import SourceSlice
-from raycodellm.tokens import TokenStore, build_tokenizer, encoding, inspect, prepare, prepare_store, sizes, tokenise
+from raycodellm.tokens import (
+    TokenStore,
+    build_tokenizer,
+    encoding,
+    file_warnings,
+    inspect,
+    prepare,
+    prepare_store,
+    sizes,
+    tokenise,
+)
 from raycodellm.tokens.manifest import token_dtype, write_manifest
 from raycodellm.tokens.packing import pack
 from raycodellm.tokens.ranges import RemoteValues
@@ -627,6 +637,13 @@ def test_a_sweep_is_prepared_once_and_inspected_without_reading(tmp_path, text_s
     sweep = sweep_of({"a": text_source.model_dump(), "b": {**text_source.model_dump(), "kind": "code"}})
     storage, said = Folder(str(tmp_path / "storage")), []
     before = inspect(sweep, storage)
+    stage = sweep.stages[0].model_copy(update={"sources": ("a", "b")})
+    (shared,) = file_warnings(sweep.model_copy(update={"stages": (stage,)}), before)
+    assert file_warnings(sweep, before) == []  # no stage draws from both
+    assert shared.startswith("sources a and b share 1 file, such as ") and "the same documents twice" in shared
+    overlapping = sweep_of({"a": {**text_source.model_dump(), "path": [str(text_source.path)] * 2}})
+    (named_twice,) = file_warnings(overlapping, inspect(overlapping, storage))
+    assert named_twice == "sources.a: files that two of its paths name: 1; each is read once"
     prepared = prepare(sweep, storage, said.append)
     after = inspect(sweep, storage)
     assert all(size.is_estimate for size in before.values()) and not any(size.is_estimate for size in after.values())

@@ -68,6 +68,7 @@ def describe(file: SweepFile, storage: Folder, request: Asked = NOTHING_ASKED) -
         *_packing(sweep, sizes),
         "\n".join([_evaluation(file, chains[0].evaluation.held_out, elsewhere), *_fits(file, storage, sizes)]),
         *tokens.warnings_of(sweep, items),
+        *tokens.file_warnings(sweep, sizes),
         *_cost(file, chains, fresh, num_seeds, slot_placement, prices, needed_gib),
         slot_placement.text,
     ]

@@ -13,7 +13,7 @@ from raycodellm.corpora.grouping import grouped
 from raycodellm.corpora.inputs import Part, SourceInputs
 from raycodellm.corpora.listing.builtin import BUILTINS, builtin_digest
 from raycodellm.corpora.listing.layouts import card_configs
-from raycodellm.corpora.listing.sources import local_files, source_fingerprint
+from raycodellm.corpora.listing.sources import LISTED_BEFORE, local_files, source_fingerprint
 from raycodellm.corpora.ray_reading import read_in_tasks, survey_documents
 from raycodellm.corpora.reading import columns_found, plan_parts, read_in_process, read_part
 from raycodellm.corpora.registry import check_settings
@@ -21,6 +21,7 @@ from raycodellm.corpora.sampling import document_bytes, sample_texts, text_bytes
 
 __all__ = [
     "BUILTINS",
+    "LISTED_BEFORE",
     "Benchmark",
     "CleaningPlan",
     "Decision",

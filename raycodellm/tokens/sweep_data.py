@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from functools import partial
 
 from raycodellm.config import Source, Sweep, Unreachable, UserError
 from raycodellm.corpora import (
+    LISTED_BEFORE,
     Benchmark,
     SourceInputs,
     benchmark_of,
@@ -70,6 +72,8 @@ class SourceSize:
     """False for a source that this machine does not reach: its tokens are then UNKNOWN_TOKENS."""
     is_instruct: bool = False
     """True for a source of examples."""
+    inputs: SourceInputs | None = None
+    """Its files; None where this machine does not reach them."""
 
 
 def asks_for_items(sweep: Sweep) -> bool:
@@ -148,7 +152,9 @@ def inspect(
             size = (int(num_bytes / _bytes_per_token(vocab_size)), num_bytes, True)
         is_known = store is not None or reachable[name] is not None
         prints_of = (prints[name], tokenizer_print)
-        sizes[name] = SourceSize(*size, folders[name], store, *prints_of, is_known, source.is_instruct)
+        sizes[name] = SourceSize(
+            *size, folders[name], store, *prints_of, is_known, source.is_instruct, inputs=reachable[name]
+        )
     return sizes
 
 
@@ -162,6 +168,31 @@ def warnings_of(sweep: Sweep, items: Items | None = None) -> list[str]:
             "again; tokenizer.pretrained keeps the others"
         )
     return warnings
+
+
+def file_warnings(sweep: Sweep, sizes: Mapping[str, SourceSize]) -> list[str]:
+    """Warnings about files that a source names twice, or that two sources of one stage read alike. `sizes`: from
+    `inspect`."""
+    inputs = {name: one.inputs for name, one in sizes.items() if one.inputs is not None}
+    warnings = []
+    for name, of_source in inputs.items():
+        if number := dict(of_source.excluded).get(LISTED_BEFORE):
+            warnings.append(f"sources.{name}: files that two of its paths name: {number:,}; each is read once")
+    files = {name: {file.uri for file in of_source.files} for name, of_source in inputs.items()}
+    drawn = {pair for stage in sweep.stages for pair in itertools.combinations(sweep.drawn_sources(stage), 2)}
+    for one, other in itertools.combinations(files, 2):
+        shared = files[one] & files[other]
+        if shared and (one, other) in drawn and _read_alike(sweep.sources[one], sweep.sources[other]):
+            warnings.append(
+                f"sources {one} and {other} share {len(shared):,} {'files' if len(shared) > 1 else 'file'}, such as "
+                f"{min(shared)}: a stage that draws from both trains on the same documents twice"
+            )
+    return warnings
+
+
+def _read_alike(one: Source, other: Source) -> bool:
+    """True if two sources take the same documents of a file that both have."""
+    return all(getattr(one, key) == getattr(other, key) for key in ("text_field", "documents", "score_field", "take"))
 
 
 def _warnings(benchmarks: Mapping[str, Benchmark | None]) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from raycodellm.config import Source, UserError
@@ -32,6 +33,7 @@ from raycodellm.files import Folder, fingerprint
 
 HASHED_BYTES = 1 << 30
 """Local sources up to this many bytes are identified by content, larger ones and remote ones by sizes and times."""
+LISTED_BEFORE = "file of an earlier path of the source"
 LARGEST_CARD = 16 << 20
 """Bytes that are read of a data set's README.md; those of data sets with hundreds of subsets are large."""
 
@@ -50,9 +52,9 @@ def source_fingerprint(source: Source, seed: int = 0) -> SourceInputs:
     declared = named_format(source)
     if declared and declared.list_inputs:
         check_rows(source, declared)
-        inputs = tuple(file for path in source.paths for file in declared.list_inputs(path, excluded))
+        inputs = tuple(_each_once([declared.list_inputs(path, excluded) for path in source.paths], excluded))
         return _source_inputs(source, declared, inputs, excluded)
-    listed = [file for path in source.paths for file in _list_files(path, source, excluded)]
+    listed = list(_each_once([_list_files(path, source, excluded) for path in source.paths], excluded))
     format = format_of_files(source, listed)
     check_rows(source, format)
     files = _files_of_format(source, format, listed, excluded)
@@ -125,6 +127,21 @@ def _list_files(path: str, source: Source, excluded: Counter[str]) -> list[Input
     return files
 
 
+def _each_once(of_paths: Sequence[Iterable[InputFile]], excluded: Counter[str]) -> Iterator[InputFile]:
+    """The files of a source's paths, without those that an earlier path has listed."""
+    if len(of_paths) == 1:
+        yield from of_paths[0]  # as they are: to resolve the links of a million paths takes a while
+        return
+    places: set[str] = set()
+    for files in of_paths:
+        of_path = {file: file.uri if "://" in file.uri else os.path.realpath(file.uri) for file in files}
+        new = [file for file, place in of_path.items() if place not in places]
+        yield from new
+        if len(new) < len(of_path):
+            excluded[LISTED_BEFORE] += len(of_path) - len(new)
+        places.update(of_path.values())
+
+
 def _files_of_split(
     path: str, root: str, files: list[InputFile], source: Source, excluded: Counter[str]
 ) -> list[InputFile]:
@@ -151,12 +168,9 @@ def _read_card(file: InputFile) -> bytes:
         return stream.read(LARGEST_CARD)
 
 
-def _files_of_format(
-    source: Source, format: Format, files: Iterable[InputFile], excluded: Counter[str]
-) -> list[InputFile]:
+def _files_of_format(source: Source, format: Format, files: list[InputFile], excluded: Counter[str]) -> list[InputFile]:
     """The files that the format reads. A file that the source names by itself is read whatever it is called."""
     named_uris = {Folder(path).uri for path in source.paths}
-    files = list(dict.fromkeys(files))
     readable = []
     for file in files:
         reason = None if file.uri in named_uris else format.why_excluded(source, file.name)
