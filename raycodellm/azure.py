@@ -26,7 +26,7 @@ EXAMPLE = "abfss://container@account.dfs.core.windows.net/folder"
 _RETRIES: RetryConfig = {"max_retries": 8}
 """Within a few seconds; `retrying` waits longer."""
 _TIMEOUT = "60s"
-_ASKED = ".raycodellm"
+_PROBE_NAME = ".raycodellm"
 """A name that is asked for when an account is opened: pyarrow needs no credentials before its first request."""
 _KEYS = ("AZURE_STORAGE_KEY", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCESS_KEY")
 """Names that Azure's programs and libraries have for the variable with the account's key."""
@@ -64,7 +64,7 @@ class Container:
         system = _file_system_of()(self.account, **options)
         system.container = self
         try:
-            system.get_file_info(f"{self.name}/{_ASKED}")
+            system.get_file_info(f"{self.name}/{_PROBE_NAME}")
         except pa.ArrowException as error:  # no OSError, as which everything else is told
             words = str(error).rpartition("failed: ")[2].partition(": ")[2]
             raise UserError(
@@ -94,8 +94,8 @@ def _key() -> str | None:
 
 def container_of(uri: str) -> Container | None:
     """The container that an address names; None for an address of another storage, or with pyarrow's own options."""
-    found = _ADDRESS.fullmatch(uri)
-    return None if found is None else Container(*found.groups())
+    match = _ADDRESS.fullmatch(uri)
+    return None if match is None else Container(*match.groups())
 
 
 @functools.cache

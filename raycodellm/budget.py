@@ -49,24 +49,28 @@ def limits(budget: Budget, spent: Spent) -> tuple[Limit, ...]:
     """The limits that the budget sets, in the order of the sweep file."""
     hours = spent.device_seconds / 3600
     money = hours * (budget.price_per_device_hour or 0.0)
-    found = (
+    rows = (
         ("tokens", spent.tokens, budget.tokens, "tokens"),
         ("device_hours", hours, budget.device_hours, "device hours"),
         ("wall_hours", spent.wall_seconds / 3600, budget.wall_hours, "hours"),
         ("money", money, budget.money, budget.currency or "money"),
     )
-    return tuple(Limit(f"budget.{key}", have, most, unit) for key, have, most, unit in found if most is not None)
+    return tuple(
+        Limit(f"budget.{key}", spent_amount, limit, unit)
+        for key, spent_amount, limit, unit in rows
+        if limit is not None
+    )
 
 
-def first_reached(found: Sequence[Limit]) -> Limit | None:
+def first_reached(budget_limits: Sequence[Limit]) -> Limit | None:
     """The first limit that is reached; None while a further trial may begin."""
-    return next((one for one in found if one.is_reached), None)
+    return next((limit for limit in budget_limits if limit.is_reached), None)
 
 
-def why_stopped(found: Sequence[Limit], num_left: int) -> str:
+def why_stopped(budget_limits: Sequence[Limit], num_left: int) -> str:
     """A line that tells why no further trial begins, and what continuing needs; empty while one may begin, and where
     `num_left` says that no trial is left."""
-    reached = first_reached(found)
+    reached = first_reached(budget_limits)
     if reached is None or num_left <= 0:
         return ""
     return (
@@ -80,15 +84,16 @@ def devices_per_slot(scaling: Scaling) -> float:
     return scaling.workers * (scaling.gpus_per_worker or scaling.cpus_per_worker)
 
 
-def document(found: Sequence[Limit], num_left: int) -> dict[str, Any] | None:
+def document(budget_limits: Sequence[Limit], num_left: int) -> dict[str, Any] | None:
     """The limits as plain values, as `status --json` has them; None for a sweep without a budget.
 
     `num_left`: trials that have not begun. `stopped_by`: the key of the limit that lets them not begin, or null.
     """
-    if not found:
+    if not budget_limits:
         return None
-    reached = first_reached(found) if num_left > 0 else None
+    reached = first_reached(budget_limits) if num_left > 0 else None
     amounts = {
-        one.key.removeprefix("budget."): {"spent": one.spent, "limit": one.limit, "unit": one.unit} for one in found
+        limit.key.removeprefix("budget."): {"spent": limit.spent, "limit": limit.limit, "unit": limit.unit}
+        for limit in budget_limits
     }
     return {"limits": amounts, "stopped_by": None if reached is None else reached.key}

@@ -75,128 +75,142 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @functools.cache
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="raycodellm", description="How much code helps a language model reason?")
-    parser.add_argument("--version", action="version", version=f"raycodellm {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
+    root = Parser(prog="raycodellm", description="How much code helps a language model reason?")
+    root.add_argument("--version", action="version", version=f"raycodellm {__version__}")
+    commands = root.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
 
     def command(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text, description=text)
-        made.set_defaults(command=function)
-        return made
+        parser = commands.add_parser(name, help=text, description=text)
+        parser.set_defaults(command=function)
+        return parser
 
-    def with_sweep(made: argparse.ArgumentParser, address: bool = True) -> argparse.ArgumentParser:
-        made.add_argument("sweep", metavar="SWEEP", help="the sweep file")
-        made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="put a value into the file")
-        made.add_argument("--storage", default=DEFAULT_STORAGE, metavar="URI", help=f"default {DEFAULT_STORAGE}")
+    def with_sweep(parser: argparse.ArgumentParser, address: bool = True) -> argparse.ArgumentParser:
+        parser.add_argument("sweep", metavar="SWEEP", help="the sweep file")
+        parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="put a value into the file")
+        parser.add_argument("--storage", default=DEFAULT_STORAGE, metavar="URI", help=f"default {DEFAULT_STORAGE}")
         if address:
-            made.add_argument("--address", metavar="A", help="of a running Ray cluster; default: RAY_ADDRESS or local")
-        return made
+            parser.add_argument(
+                "--address", metavar="A", help="of a running Ray cluster; default: RAY_ADDRESS or local"
+            )
+        return parser
 
-    made = with_sweep(command("check", check, "validate a sweep file and show what it would do; starts no training"))
-    # `--prices SWEEP` would take the sweep file for a file of prices, so the usage shows the order that works.
-    made.usage = "%(prog)s SWEEP [--set KEY=VALUE] [--storage URI] [--address A] [--prices [FILE]] [--device NAME]"
-    made.add_argument(
-        "--prices", nargs="?", const="", metavar="FILE", help="show money too, by the package's prices or by your own"
+    text = "validate a sweep file and show what it would do; starts no training"
+    _check_options(with_sweep(command("check", check, text)))
+    parser = with_sweep(command("run", run, "run a sweep, or continue it exactly"))
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="run failed trials again, from their finished stages"
     )
-    made.add_argument("--device", metavar="NAME", help="reckon for this GPU (L4, H100 …), wherever that is")
-    made = with_sweep(command("run", run, "run a sweep, or continue it exactly"))
-    made.add_argument("--retry-failed", action="store_true", help="run failed trials again, from their finished stages")
-    made.add_argument("--size", metavar="PRESET", help="run one size of a ladder alone")
-    made.add_argument("--rung", dest="size", default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # its older name
+    parser.add_argument("--size", metavar="PRESET", help="run one size of a ladder alone")
+    parser.add_argument("--rung", dest="size", default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # its older name
     with_sweep(command("prepare", prepare, "make only the token stores"))
     _submit_options(with_sweep(command("submit", submit, "the same run as a Ray job"), address=False))
-    made = command("stop", stop, "ask a run to stop cleanly, and wait until it has")
-    made.add_argument("run", metavar="DIR|SWEEP", help="the run folder; with --address the sweep's file or name")
-    made.add_argument("--address", metavar="A", help="of the dashboard of the cluster that runs a submitted sweep")
-    made.add_argument("--storage", metavar="URI", help="where one sweep runs on several storages")
+    parser = command("stop", stop, "ask a run to stop cleanly, and wait until it has")
+    parser.add_argument("run", metavar="DIR|SWEEP", help="the run folder; with --address the sweep's file or name")
+    parser.add_argument("--address", metavar="A", help="of the dashboard of the cluster that runs a submitted sweep")
+    parser.add_argument("--storage", metavar="URI", help="where one sweep runs on several storages")
 
-    def with_run(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        made.add_argument("run", metavar="DIR", help="the run folder, <storage>/<sweep name>")
-        return made
+    def with_run(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        parser.add_argument("run", metavar="DIR", help="the run folder, <storage>/<sweep name>")
+        return parser
 
-    made = with_run(command("status", status, "how a run stands, and its trials as a table"))
-    made.add_argument("--all", action="store_true", help="all trials, not only the ten newest")
-    made.add_argument("--json", action="store_true", help="one JSON object; docs/notebook.md lists its keys")
-    made = with_run(command("report", report, "write report/index.html and report/report.md of a run"))
-    made.add_argument("--watch", action="store_true", help="write it again as results come, until the sweep has ended")
-    made.add_argument(
+    parser = with_run(command("status", status, "how a run stands, and its trials as a table"))
+    parser.add_argument("--all", action="store_true", help="all trials, not only the ten newest")
+    parser.add_argument("--json", action="store_true", help="one JSON object; docs/notebook.md lists its keys")
+    parser = with_run(command("report", report, "write report/index.html and report/report.md of a run"))
+    parser.add_argument(
+        "--watch", action="store_true", help="write it again as results come, until the sweep has ended"
+    )
+    parser.add_argument(
         "--pictures", choices=("svg", "png"), help="draw the figures as files too, and show them in report.md"
     )
     _suggest_options(with_run(command("suggest", suggest, "predict the best point of a run, and write points to try")))
     _design_options(with_sweep(command("design", design, "write points to run first, for a fit"), address=False))
     _prune_options(command("prune-storage", prune_storage, "delete from a storage what no kept sweep needs"))
-    made = command("board", board, "write the Grafana board of all metrics")
-    made.add_argument("--into", metavar="FOLDER", help="default: among the boards of this machine's Ray session")
+    parser = command("board", board, "write the Grafana board of all metrics")
+    parser.add_argument("--into", metavar="FOLDER", help="default: among the boards of this machine's Ray session")
     _eval_options(command("eval", evaluate, "evaluate Hugging Face models"))
-    return parser
+    return root
 
 
-def _eval_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument("models", nargs="+", metavar="MODEL", help="a model folder or hub id")
-    made.add_argument("--suites", default="", help="names of suites, separated by commas")
-    made.add_argument("--tasks", default="", help="names or YAML files, separated by commas")
-    made.add_argument("--leave-out", default="", help="tasks of the suites to leave out, separated by commas")
-    made.add_argument("--include", metavar="DIR", help="a folder with lm-eval YAML files, whose tasks then go by name")
-    made.add_argument("--data", metavar="DIR", help="a folder with copies of the data sets of the Hugging Face hub")
-    made.add_argument("--limit", type=int, help="items per task")
-    made.add_argument(
+def _check_options(parser: argparse.ArgumentParser) -> None:
+    # `--prices SWEEP` would take the sweep file for a file of prices, so the usage shows the order that works.
+    parser.usage = "%(prog)s SWEEP [--set KEY=VALUE] [--storage URI] [--address A] [--prices [FILE]] [--device NAME]"
+    parser.add_argument(
+        "--prices", nargs="?", const="", metavar="FILE", help="show money too, by the package's prices or by your own"
+    )
+    parser.add_argument("--device", metavar="NAME", help="reckon for this GPU (L4, H100 …), wherever that is")
+
+
+def _eval_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="a model folder or hub id")
+    parser.add_argument("--suites", default="", help="names of suites, separated by commas")
+    parser.add_argument("--tasks", default="", help="names or YAML files, separated by commas")
+    parser.add_argument("--leave-out", default="", help="tasks of the suites to leave out, separated by commas")
+    parser.add_argument(
+        "--include", metavar="DIR", help="a folder with lm-eval YAML files, whose tasks then go by name"
+    )
+    parser.add_argument("--data", metavar="DIR", help="a folder with copies of the data sets of the Hugging Face hub")
+    parser.add_argument("--limit", type=int, help="items per task")
+    parser.add_argument(
         "--few-shot", type=_examples, default=0, metavar="N", help="examples in a prompt; own: each task's own number"
     )
-    made.add_argument("--backend", default="transformers", help="what writes generated answers: transformers or vllm")
-    made.add_argument("--batch-size", type=int, default=32, help="sequences per forward pass")
-    made.add_argument("--device", help="such as cpu or cuda:1; a GPU, if the machine has one, when left out")
-    made.add_argument("--scoring", default="likelihood", help="likelihood (of the answer) or channel (of the question)")
-    made.add_argument("--rationale", default="none", help="in the prompt: none, oracle or generated")
-    made.add_argument(
+    parser.add_argument("--backend", default="transformers", help="what writes generated answers: transformers or vllm")
+    parser.add_argument("--batch-size", type=int, default=32, help="sequences per forward pass")
+    parser.add_argument("--device", help="such as cpu or cuda:1; a GPU, if the machine has one, when left out")
+    parser.add_argument(
+        "--scoring", default="likelihood", help="likelihood (of the answer) or channel (of the question)"
+    )
+    parser.add_argument("--rationale", default="none", help="in the prompt: none, oracle or generated")
+    parser.add_argument(
         "--texts", action="append", default=[], metavar="DOMAIN=PATH", help="text to measure bits per byte on"
     )
-    made.add_argument("--samples", type=int, default=1, help="programs per item of tasks that run code")
-    made.add_argument("--temperature", type=float, help="of these programs; 0 is greedy")
-    made.add_argument("--decoding", default="free", help="of generated answers: free or constrained (to a pattern)")
-    made.add_argument("--pairs", action="append", default=[], metavar="BASE=OTHER", help="compare two of the models")
-    made.add_argument("--judge", metavar="URL", help="for the suite win-rate: an OpenAI-compatible endpoint, …/v1")
-    made.add_argument("--judge-model", metavar="NAME", help="the judge's name at the endpoint")
-    made.add_argument("--judge-key", metavar="VARIABLE", help="environment variable that holds the endpoint's key")
-    made.add_argument("--judge-rate", type=float, metavar="N", help="most requests to the judge in a minute")
-    made.add_argument("--instructions", metavar="FILE", help="JSON lines with instruction and context, or prompt")
-    made.add_argument("--output", metavar="DIR", help="write metrics.json and items.parquet per model here")
-    made.add_argument("--json", action="store_true", help="one JSON object instead of tables; docs/evaluation.md")
+    parser.add_argument("--samples", type=int, default=1, help="programs per item of tasks that run code")
+    parser.add_argument("--temperature", type=float, help="of these programs; 0 is greedy")
+    parser.add_argument("--decoding", default="free", help="of generated answers: free or constrained (to a pattern)")
+    parser.add_argument("--pairs", action="append", default=[], metavar="BASE=OTHER", help="compare two of the models")
+    parser.add_argument("--judge", metavar="URL", help="for the suite win-rate: an OpenAI-compatible endpoint, …/v1")
+    parser.add_argument("--judge-model", metavar="NAME", help="the judge's name at the endpoint")
+    parser.add_argument("--judge-key", metavar="VARIABLE", help="environment variable that holds the endpoint's key")
+    parser.add_argument("--judge-rate", type=float, metavar="N", help="most requests to the judge in a minute")
+    parser.add_argument("--instructions", metavar="FILE", help="JSON lines with instruction and context, or prompt")
+    parser.add_argument("--output", metavar="DIR", help="write metrics.json and items.parquet per model here")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables; docs/evaluation.md")
 
 
-def _suggest_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--points", type=int, default=3, metavar="N", help="points to try next; default 3")
-    made.add_argument("--metric", metavar="M", help="default: the sweep's first objective")
-    made.add_argument("--mode", choices=("min", "max"), help="for a metric whose name does not tell what is better")
-    made.add_argument("--into", metavar="FILE", help="write the points here; default: print them as YAML")
-    made.add_argument("--against", metavar="DIR2", help="print the last predictions beside what this run measured")
+def _suggest_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--points", type=int, default=3, metavar="N", help="points to try next; default 3")
+    parser.add_argument("--metric", metavar="M", help="default: the sweep's first objective")
+    parser.add_argument("--mode", choices=("min", "max"), help="for a metric whose name does not tell what is better")
+    parser.add_argument("--into", metavar="FILE", help="write the points here; default: print them as YAML")
+    parser.add_argument("--against", metavar="DIR2", help="print the last predictions beside what this run measured")
 
 
-def _prune_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument("storage", metavar="URI", help="the storage of the runs, as given to run --storage")
-    made.add_argument(
+def _prune_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("storage", metavar="URI", help="the storage of the runs, as given to run --storage")
+    parser.add_argument(
         "--forget", action="append", default=[], metavar="NAME", help="a sweep or ladder to delete, with what it needs"
     )
-    made.add_argument(
+    parser.add_argument(
         "--drop-training-state",
         action="store_true",
         help="delete, too, what finished sweeps need only to train more: optimizer states and trunks",
     )
-    made.add_argument("--grace", type=float, metavar="HOURS", help="what is younger stays; default 24")
-    made.add_argument(
+    parser.add_argument("--grace", type=float, metavar="HOURS", help="what is younger stays; default 24")
+    parser.add_argument(
         "--follow-links", action="store_true", help="delete from stages/ and the like where these are links, too"
     )
-    made.add_argument("--yes", action="store_true", help="delete without a question")
-    made.add_argument("--all", action="store_true", help="list every item, not only the five largest of each kind")
-    made.add_argument("--json", action="store_true", help="one JSON object; docs/cluster.md lists its keys")
+    parser.add_argument("--yes", action="store_true", help="delete without a question")
+    parser.add_argument("--all", action="store_true", help="list every item, not only the five largest of each kind")
+    parser.add_argument("--json", action="store_true", help="one JSON object; docs/cluster.md lists its keys")
 
 
-def _design_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--points", type=int, default=24, metavar="N", help="points to write; default 24")
-    made.add_argument("--kind", choices=("d-optimal", "dirichlet"), default="d-optimal", help="default: d-optimal")
-    made.add_argument(
+def _design_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--points", type=int, default=24, metavar="N", help="points to write; default 24")
+    parser.add_argument("--kind", choices=("d-optimal", "dirichlet"), default="d-optimal", help="default: d-optimal")
+    parser.add_argument(
         "--concentration", type=float, default=1.0, metavar="C", help="of dirichlet: below 1 few sources, above 1 even"
     )
-    made.add_argument("--into", metavar="FILE", help="write the points here; default: print them as YAML")
+    parser.add_argument("--into", metavar="FILE", help="write the points here; default: print them as YAML")
 
 
 def _examples(text: str) -> int | None:
@@ -209,14 +223,14 @@ def _examples(text: str) -> int | None:
         raise argparse.ArgumentTypeError(f"found {text!r}; must be a whole number, or own") from error
 
 
-def _submit_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--address", required=True, metavar="A", help="of the cluster's dashboard, http://head:8265")
-    made.add_argument("--size", metavar="PRESET", help="run one size of a ladder alone")
-    made.add_argument("--rung", dest="size", default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # its older name
-    made.add_argument(
+def _submit_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--address", required=True, metavar="A", help="of the cluster's dashboard, http://head:8265")
+    parser.add_argument("--size", metavar="PRESET", help="run one size of a ladder alone")
+    parser.add_argument("--rung", dest="size", default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # its older name
+    parser.add_argument(
         "--detach", action="store_true", help="leave when the job is submitted; default: follow its output"
     )
-    made.add_argument(
+    parser.add_argument(
         "--package",
         choices=("auto", "send", "installed"),
         default="auto",
@@ -244,7 +258,7 @@ def _evaluation(options: argparse.Namespace) -> Evaluation:
     values = {key: getattr(options, key) for key in Evaluation.model_fields if hasattr(options, key)}
     values["judge"] = judge_of(options)
     values |= {key: [name for name in values[key].split(",") if name] for key in ("suites", "tasks", "leave_out")}
-    values["texts"] = dict(one.partition("=")[::2] for one in options.texts)
+    values["texts"] = dict(text.partition("=")[::2] for text in options.texts)
     try:
         return Evaluation.model_validate(values)
     except ValidationError as error:
@@ -260,8 +274,8 @@ def _evaluation(options: argparse.Namespace) -> Evaluation:
 
 
 def check(options: argparse.Namespace) -> int:
-    where = {"storage": options.storage, "address": options.address, "overrides": options.set}
-    print(notebook.check_sweep(options.sweep, **where, device=options.device, prices=options.prices))
+    location = {"storage": options.storage, "address": options.address, "overrides": options.set}
+    print(notebook.check_sweep(options.sweep, **location, device=options.device, prices=options.prices))
     return DONE
 
 
@@ -275,8 +289,8 @@ def prepare(options: argparse.Namespace) -> int:
 
 
 def submit(options: argparse.Namespace) -> int:
-    chosen = submitting.Submitting(options.detach, options.package)
-    return submitting.submit(replace(_request(options), size=options.size), chosen, _complain)
+    choices = submitting.Submitting(options.detach, options.package)
+    return submitting.submit(replace(_request(options), size=options.size), choices, _complain)
 
 
 def stop(options: argparse.Namespace) -> int:
@@ -292,22 +306,22 @@ def report(options: argparse.Namespace) -> int:
 
 
 def suggest(options: argparse.Namespace) -> int:
-    asked = suggesting.Suggesting(options.points, options.metric, options.mode, options.into, options.against)
-    return suggesting.suggest(options.run, asked, _complain_once())
+    choices = suggesting.Suggesting(options.points, options.metric, options.mode, options.into, options.against)
+    return suggesting.suggest(options.run, choices, _complain_once())
 
 
 def design(options: argparse.Namespace) -> int:
     from raycodellm.commands import design as designing
 
-    asked = designing.Designing(options.points, options.kind, options.concentration, options.into)
+    choices = designing.Designing(options.points, options.kind, options.concentration, options.into)
     request = SweepRequest(options.sweep, tuple(options.set), options.storage, None)
-    return designing.design(request, asked, _complain)
+    return designing.design(request, choices, _complain)
 
 
 def prune_storage(options: argparse.Namespace) -> int:
     from raycodellm.commands import prune as pruning
 
-    chosen = pruning.Pruning(
+    choices = pruning.Pruning(
         forget=tuple(options.forget),
         drop_training_state=options.drop_training_state,
         grace_hours=pruning.GRACE_HOURS if options.grace is None else options.grace,
@@ -316,7 +330,7 @@ def prune_storage(options: argparse.Namespace) -> int:
         as_json=options.json,
         follow_links=options.follow_links,
     )
-    return pruning.prune(options.storage, chosen, _complain)
+    return pruning.prune(options.storage, choices, _complain)
 
 
 def board(options: argparse.Namespace) -> int:
@@ -332,7 +346,7 @@ def evaluate(options: argparse.Namespace) -> int:
         Folder(options.output).prove_writable("--output")
     with display.display_on(sys.stderr, display.Shown()) as shown:
         shown.waits_for("the models and the tasks to load")
-        found = compare.run(
+        scores = compare.run(
             options.models,
             settings,
             options.pairs,
@@ -341,7 +355,9 @@ def evaluate(options: argparse.Namespace) -> int:
             shown.say,
             device=options.device,
         )
-    print(compare.as_json(found) if options.json else compare.text(found, shutil.get_terminal_size((200, 24)).columns))
+    print(
+        compare.as_json(scores) if options.json else compare.text(scores, shutil.get_terminal_size((200, 24)).columns)
+    )
     return DONE
 
 

@@ -48,36 +48,40 @@ def run(
     says is kept with `output`. `device`: such as `cpu`; a GPU, if the machine has one, when left out. Raises
     `JudgeFailed`, and `UserError` for a model that does not exist or cannot be scored, and for a pair of other models.
     """
-    wanted = list(dict.fromkeys(pair_of(pair, models) for pair in wanted_pairs))
+    pairs_to_compare = list(dict.fromkeys(pair_of(pair, models) for pair in wanted_pairs))
     evaluation.check_variants(settings)
-    asked, places = evaluation.asked_tasks(settings), evaluation.Places.of(settings)
-    evaluation.check_tasks(asked, places)
-    evaluation.find_data(asked, places)
+    tasks, places = evaluation.asked_tasks(settings), evaluation.Places.of(settings)
+    evaluation.check_tasks(tasks, places)
+    evaluation.find_data(tasks, places)
     contents = stage_store.contents_of_tasks([settings]) if output else None
     results = {}
     for model in models:
         if "/" not in model and not Path(model).exists():
             raise UserError(f"{model}: is no folder here and no hub id (owner/name); give one of them")
         folder = Folder(output) / model.strip("/").replace("/", "--") if output else None
-        kept = _kept(model, folder, settings, contents) if folder is not None and contents is not None else None
-        results[model] = _evaluated(model, settings, kept, partial(on_items, model), say, device)
+        kept_results = (
+            _kept_results(model, folder, settings, contents) if folder is not None and contents is not None else None
+        )
+        results[model] = _evaluate(model, settings, kept_results, partial(on_items, model), say, device)
         if folder is not None:
             folder.write_table("items.parquet", results[model].items)
             folder.write_json("metrics.json", results[model].metrics)
     items = {model: result.items for model, result in results.items()}
-    gaps = pairs.compare(items, wanted, evaluation.asked_averages(settings))
-    judged = {}
+    gaps = pairs.compare(items, pairs_to_compare, evaluation.asked_averages(settings))
+    comparisons = {}
     if settings.judge is not None:
         verdicts = evaluation.KeptVerdicts(Folder(output) / evaluation.WIN_RATE / "verdicts" if output else None)
-        judged = evaluation.judged(wanted, items, settings.judge, verdicts, on_items)
+        comparisons = evaluation.judged(pairs_to_compare, items, settings.judge, verdicts, on_items)
     if output:
-        for (base, other), comparison in judged.items():
+        for (base, other), comparison in comparisons.items():
             name = "--against--".join(model.strip("/").replace("/", "--") for model in (other, base))
             (Folder(output) / evaluation.WIN_RATE).write_table(f"{name}.parquet", comparison.table())
-    return Compared(settings, results, gaps, judged)
+    return Compared(settings, results, gaps, comparisons)
 
 
-def _kept(model: str, folder: Folder, settings: Evaluation, contents: identity.Contents) -> evaluation.KeptResults:
+def _kept_results(
+    model: str, folder: Folder, settings: Evaluation, contents: identity.Contents
+) -> evaluation.KeptResults:
     """The results of the model's tasks in its folder of the output."""
     job = stage_store.evaluation_job(
         identity.evaluated_content(model), model, folder / records.EVALUATION, settings, contents
@@ -85,10 +89,10 @@ def _kept(model: str, folder: Folder, settings: Evaluation, contents: identity.C
     return evaluation.KeptResults(Folder(job.folder), job.keys)
 
 
-def _evaluated(
+def _evaluate(
     model: str,
     settings: Evaluation,
-    kept: evaluation.KeptResults | None,
+    kept_results: evaluation.KeptResults | None,
     on_items: Callable[[int, int], None],
     say: Callable[[str], None],
     device: str | None,
@@ -100,7 +104,7 @@ def _evaluated(
             settings,
             last_stage=stage,
             device=device,
-            results=kept,
+            results=kept_results,
             leaves_out_unfit=True,
             on_items=on_items,
             say=lambda line: say(f"{model}: {line}"),
@@ -116,9 +120,9 @@ def _evaluated(
 
 def pair_of(pair: str, models: Sequence[str]) -> tuple[str, str]:
     """The two models of `BASE=OTHER`. Raises UserError for anything else."""
-    for place, letter in enumerate(pair):  # a folder's name may contain = as well
-        base, other = pair[:place], pair[place + 1 :]
-        if letter == "=" and base in models and other in models and base != other:
+    for position, character in enumerate(pair):  # a folder's name may contain = as well
+        base, other = pair[:position], pair[position + 1 :]
+        if character == "=" and base in models and other in models and base != other:
             return base, other
     raise UserError(f"--pairs {pair}: is not BASE=OTHER, two of the models given; they are {', '.join(models)}")
 
@@ -144,9 +148,9 @@ def as_json(compared: Compared) -> str:
 
 
 def _gap(gap: Gap) -> dict[str, Any]:
-    tested = {"p": gap.p, "p_corrected": gap.p_corrected, "test": gap.test}
+    test = {"p": gap.p, "p_corrected": gap.p_corrected, "test": gap.test}
     ends = None if gap.bootstrap is None else [gap.bootstrap.low, gap.bootstrap.high]
-    return {**gap.interval._asdict(), "bootstrap": ends, "items": gap.items, **tested}
+    return {**gap.interval._asdict(), "bootstrap": ends, "items": gap.items, **test}
 
 
 def _win_rate(rate: evaluation.WinRate) -> dict[str, Any]:
@@ -157,18 +161,18 @@ def text(compared: Compared, num_characters: int = 200) -> str:
     """The scores and the differences for a screen of `num_characters` in a line."""
     by_model = {model: result.metrics for model, result in compared.results.items()}
     lines = scores_text(by_model, compared.settings, num_characters) if any(by_model.values()) else []
-    tested = False
-    for (base, other), of_pair in compared.pairs.items():
-        if of_pair:
+    has_tests = False
+    for (base, other), gaps in compared.pairs.items():
+        if gaps:
             lines.append(f"{other} against {base}, over the same items (95 % over items, which cover no seeds):")
-            lines += [f"  {line}" for line in difference_lines(_told(of_pair, (by_model[base], by_model[other])))]
-            tested |= bool(_num_tested(of_pair))
+            lines += [f"  {line}" for line in difference_lines(_gaps_to_show(gaps, (by_model[base], by_model[other])))]
+            has_tests |= bool(_num_tested(gaps))
         if compared.judged:
             names = short_names([*by_model])
             lines.append(f"{other} against {base}, as judged on open instructions:")
             rate = compared.judged[base, other].rate
             lines += [f"  {line}" for line in evaluation.win_rate_lines(rate, names[base], names[other])]
-    if tested:
+    if has_tests:
         lines.append(
             "p: of no difference between these two models, over items alone; McNemar's exact test, or Student's over "
             f"items or clusters. Corrected for all {sum(map(_num_tested, compared.pairs.values()))} tests, pairs × "
@@ -177,28 +181,30 @@ def text(compared: Compared, num_characters: int = 200) -> str:
     return "\n".join(lines)
 
 
-def _num_tested(of_pair: Mapping[str, Gap | None]) -> int:
-    return sum(gap is not None and gap.p is not None for gap in of_pair.values())
+def _num_tested(gaps: Mapping[str, Gap | None]) -> int:
+    return sum(gap is not None and gap.p is not None for gap in gaps.values())
 
 
-def _told(of_pair: Mapping[str, Gap | None], of_both: Sequence[Mapping[str, float]]) -> dict[str, Gap | None]:
+def _gaps_to_show(
+    gaps: Mapping[str, Gap | None], metrics_of_both: Sequence[Mapping[str, float]]
+) -> dict[str, Gap | None]:
     """The differences without those of clean accuracy of tasks that no contaminated item was found in, as in the table
     of scores: it is the accuracy again, or that of the items that could be looked for."""
     ending = "/acc_clean"
     return {
         name: gap
-        for name, gap in of_pair.items()
+        for name, gap in gaps.items()
         if not name.endswith(ending)
-        or any(metrics.get(f"{name.removesuffix(ending)}/contaminated") for metrics in of_both)
+        or any(metrics.get(f"{name.removesuffix(ending)}/contaminated") for metrics in metrics_of_both)
     }
 
 
-def difference_lines(of_pair: Mapping[str, Gap | None]) -> list[str]:
+def difference_lines(gaps: Mapping[str, Gap | None]) -> list[str]:
     """A line for each metric."""
-    return [f"{name}: {_shown(gap)}" for name, gap in of_pair.items()]
+    return [f"{name}: {_gap_text(gap)}" for name, gap in gaps.items()]
 
 
-def _shown(gap: Gap | None) -> str:
+def _gap_text(gap: Gap | None) -> str:
     if gap is None:
         return "no items that both models were scored on"
     p = f", p {formats.p_value(gap.p)}, corrected {formats.p_value(gap.p_corrected)} ({gap.test})" if gap.test else ""
@@ -211,19 +217,19 @@ def scores_text(by_model: Mapping[str, Mapping[str, float]], settings: Evaluatio
     what a reader should know of them."""
     lines = []
     names = short_names([*by_model])
-    together = tables.table_lines(
+    wide_table = tables.table_lines(
         tables.side_by_side({names[model]: metrics for model, metrics in by_model.items()}, settings)
     )
-    if len(by_model) > 1 and max(map(len, together)) <= num_characters:
-        lines += together
+    if len(by_model) > 1 and max(map(len, wide_table)) <= num_characters:
+        lines += wide_table
     else:
         for model, metrics in by_model.items():
             lines += [model, *tables.table_lines(tables.score_table(metrics, settings), indent="  ")]
     lines.append("Intervals: 95 % over items, which cover no seeds.")
-    said = {model: tables.remarks(metrics, settings) for model, metrics in by_model.items()}
-    for remark in dict.fromkeys(remark for some in said.values() for remark in some):
-        of = [names[model] for model, some in said.items() if remark in some]
-        lines.append(remark if len(of) == len(by_model) else f"{', '.join(of)}: {remark}")
+    remarks_by_model = {model: tables.remarks(metrics, settings) for model, metrics in by_model.items()}
+    for remark in dict.fromkeys(remark for remarks in remarks_by_model.values() for remark in remarks):
+        model_names = [names[model] for model, remarks in remarks_by_model.items() if remark in remarks]
+        lines.append(remark if len(model_names) == len(by_model) else f"{', '.join(model_names)}: {remark}")
     return [*lines, *evaluation.overruled_lines(settings), *_too_long(by_model, names)]
 
 

@@ -35,7 +35,7 @@ _BUSY_SECONDS = 1.2
 """Google's storage takes one writing of a file per second, and answers 429 to more; obstore repeats within less."""
 
 
-_TELLS_CREDENTIALS = ("//169.254.169.254/", "//metadata.google.internal/")
+_CREDENTIAL_HOSTS = ("//169.254.169.254/", "//metadata.google.internal/")
 """Where the machines of clouds tell programs their credentials."""
 
 
@@ -61,7 +61,7 @@ class ConditionalFile:
 
     def __init__(self, store: ObjectStore, path: str, uri: str, version: str = "e_tag") -> None:
         """`version`: what the store's conditions compare, `e_tag`, or `version` (the generation) on Google's."""
-        self._store, self._path, self._uri, self._compared = store, path, uri, version
+        self._store, self._path, self._uri, self._version_key = store, path, uri, version
         self._has_answered = False
 
     def read(self) -> Seen | None:
@@ -70,17 +70,17 @@ class ConditionalFile:
         import obstore
 
         try:
-            found = obstore.get(self._store, self._path)
-            content = bytes(found.bytes())
+            response = obstore.get(self._store, self._path)
+            content = bytes(response.bytes())
         except FileNotFoundError:
             self._has_answered = True
             return None
         except obstore.exceptions.BaseError as error:
             raise self._translated(error) from error
         self._has_answered = True
-        return Seen(content, _version(found.meta))
+        return Seen(content, _version(response.meta))
 
-    def write(self, content: bytes, over: Seen | None) -> Seen:
+    def write(self, content: bytes, replaced: Seen | None) -> Seen:
         """Writes the file over what was `Seen`, None where it did not exist; returns what is written.
 
         Raises `Changed` when the file is another by now, also when this write was repeated and had succeeded before.
@@ -88,9 +88,11 @@ class ConditionalFile:
         """
         import obstore
 
-        if over is not None and self._compared not in over.version:
-            raise Unavailable(f"{self._uri}: the storage tells no {self._compared} of the file, which it would compare")
-        mode: Any = "create" if over is None else over.version
+        if replaced is not None and self._version_key not in replaced.version:
+            raise Unavailable(
+                f"{self._uri}: the storage tells no {self._version_key} of the file, which it would compare"
+            )
+        mode: Any = "create" if replaced is None else replaced.version
         try:
             try:
                 written = obstore.put(self._store, self._path, content, mode=mode)
@@ -113,23 +115,23 @@ class ConditionalFile:
         from obstore.exceptions import NotSupportedError, PermissionDeniedError, UnauthenticatedError
 
         words = " ".join(str(error).split())[:200]
-        refused = (NotSupportedError, PermissionDeniedError, UnauthenticatedError)
+        refusals = (NotSupportedError, PermissionDeniedError, UnauthenticatedError)
         # Without credentials obstore asks the machine for some. Once it had some, the machine's answer is only late.
-        has_none = not self._has_answered and any(place in words for place in _TELLS_CREDENTIALS)
-        if isinstance(error, refused) or "501 Not Implemented" in str(error) or has_none:
+        lacks_credentials = not self._has_answered and any(host in words for host in _CREDENTIAL_HOSTS)
+        if isinstance(error, refusals) or "501 Not Implemented" in str(error) or lacks_credentials:
             return Unavailable(f"{self._uri}: {words}")
         return ConnectionError(errno.ECONNABORTED, words, self._uri)
 
 
-def _version(told: Mapping[str, Any]) -> dict[str, str]:
-    return {key: told[key] for key in ("e_tag", "version") if told.get(key)}
+def _version(metadata: Mapping[str, Any]) -> dict[str, str]:
+    return {key: metadata[key] for key in ("e_tag", "version") if metadata.get(key)}
 
 
 def conditional_file(folder: Folder, name: str) -> ConditionalFile | None:
     """The file `name` of a folder on S3, on Google's storage or on Azure's; None on any other storage."""
     scheme, _, rest = folder.uri.partition("://")
-    place, _, query = rest.partition("?")
-    bucket, _, path = place.partition("/")
+    address, _, query = rest.partition("?")
+    bucket, _, path = address.partition("/")
     options = {key: values[-1] for key, values in parse_qs(query).items()}
     try:
         store = _store(scheme, bucket, folder, options)
@@ -154,15 +156,15 @@ def _google(bucket: str, options: dict[str, str]) -> ObjectStore:
     """`bucket`: perhaps with `anonymous@` before it."""
     from obstore.store import GCSStore
 
-    who, _, bucket = bucket.rpartition("@")
+    user, _, bucket = bucket.rpartition("@")
     settings: dict[str, Any] = {}
     endpoint = options.get("endpoint_override")
     scheme = options.get("scheme", "https")
     if not endpoint and (emulator := google_emulator()):
-        who, (scheme, endpoint) = "anonymous", emulator
-    if who == "anonymous":  # `skip_signature` (0.12) asks for a token all the same when it writes
-        nobody = {"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
-        settings["service_account_key"] = json.dumps(nobody)
+        user, (scheme, endpoint) = "anonymous", emulator
+    if user == "anonymous":  # `skip_signature` (0.12) asks for a token all the same when it writes
+        empty_key = {"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+        settings["service_account_key"] = json.dumps(empty_key)
     if endpoint:
         settings["base_url"] = endpoint if "://" in endpoint else f"{scheme}://{endpoint}"
     client: Any = {"timeout": _TIMEOUT, "allow_http": str(settings.get("base_url", "")).startswith("http://")}

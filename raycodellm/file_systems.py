@@ -42,15 +42,15 @@ def open_file_system(uri: str) -> tuple[FileSystem, str]:
         return _open_azure(container, os.getpid()), f"{container.name}/{path}".rstrip("/")
     if scheme not in _OPTIONS:
         return FileSystem.from_uri(uri)
-    place, _, options = rest.partition("?")
-    bucket, _, path = place.partition("/")
+    address, _, options = rest.partition("?")
+    bucket, _, path = address.partition("/")
     if scheme in ("gs", "gcs") and "endpoint_override" not in options and (url := google_emulator()):
         bucket = f"anonymous@{bucket.rpartition('@')[2]}"
         options = f"{options}{options and '&'}scheme={url[0]}&endpoint_override={url[1]}"
     if _OPTIONS[scheme].partition("=")[0] not in options:
         options = f"{options}&{_OPTIONS[scheme]}" if options else _OPTIONS[scheme]
-    opened, root = _open_bucket(f"{scheme}://{bucket}?{options}", os.getpid())
-    return opened, f"{root}/{unquote(path)}".rstrip("/")
+    system, root = _open_bucket(f"{scheme}://{bucket}?{options}", os.getpid())
+    return system, f"{root}/{unquote(path)}".rstrip("/")
 
 
 @functools.cache
@@ -85,14 +85,14 @@ def entries(system: FileSystem, path: str) -> list[FileInfo]:
 
     if system.type_name != "gcs":
         return system.get_file_info(FileSelector(path, allow_not_found=True))
-    found: dict[str, FileInfo] = {}
-    for one in entries_below(system, path):
-        name, _, rest = one.path[len(path) + 1 :].partition("/")
+    infos: dict[str, FileInfo] = {}
+    for info in entries_below(system, path):
+        name, _, rest = info.path[len(path) + 1 :].partition("/")
         if not rest:
-            found[name] = one
-        elif name not in found:
-            found[name] = FileInfo(f"{path}/{name}", FileType.Directory)
-    return list(found.values())
+            infos[name] = info
+        elif name not in infos:
+            infos[name] = FileInfo(f"{path}/{name}", FileType.Directory)
+    return list(infos.values())
 
 
 def entries_below(system: FileSystem, path: str) -> list[FileInfo]:
@@ -136,5 +136,5 @@ def for_ray(uri: str) -> dict[str, Any]:
 
 def forget_buckets() -> None:
     """Closes the shared connections: the next folder is opened anew, with the environment's settings as they are."""
-    for opened in (_open_bucket, _open_azure, azure._store):
-        opened.cache_clear()
+    for cached_function in (_open_bucket, _open_azure, azure._store):
+        cached_function.cache_clear()

@@ -86,20 +86,20 @@ class Folder:
 
     def __post_init__(self) -> None:
         refuse_credentials(self.uri)
-        if not self.uri.isascii() and any("\ud800" <= one <= "\udfff" for one in self.uri):
+        if not self.uri.isascii() and any("\ud800" <= character <= "\udfff" for character in self.uri):
             shown = self.uri.encode(errors="backslashreplace").decode()
             raise UserError(f"{shown}: is a path with bytes that are no UTF-8; rename its folder")
         if self.uri.startswith("file://"):
             object.__setattr__(self, "uri", self.uri.removeprefix("file://"))
         if "://" not in self.uri:
-            if found := re.match(r"(s3|gs|gcs|hf|abfs|abfss|hdfs|https?):", self.uri):
-                raise UserError(f"{self.uri}: is no folder and no address; for example {found[1]}://bucket/folder")
+            if match := re.match(r"(s3|gs|gcs|hf|abfs|abfss|hdfs|https?):", self.uri):
+                raise UserError(f"{self.uri}: is no folder and no address; for example {match[1]}://bucket/folder")
             object.__setattr__(self, "uri", str(_absolute(self.uri)))
-        elif found := re.match(r"(s3|gs|gcs)://(?:$|[/?])", self.uri):
-            raise UserError(f"{self.uri}: names no bucket; for example {found[1]}://bucket/folder")
+        elif match := re.match(r"(s3|gs|gcs)://(?:$|[/?])", self.uri):
+            raise UserError(f"{self.uri}: names no bucket; for example {match[1]}://bucket/folder")
         elif re.match(r"(s3|gs|gcs)://[^?]*/+/[^/?]", self.uri):
-            once = re.sub(r"(?<!:)//+", "/", self.uri)
-            raise UserError(f"{self.uri}: has a part without a name, which object stores do not take; use {once}")
+            collapsed = re.sub(r"(?<!:)//+", "/", self.uri)
+            raise UserError(f"{self.uri}: has a part without a name, which object stores do not take; use {collapsed}")
 
     def __truediv__(self, name: str) -> Folder:
         address, options = self._split
@@ -139,8 +139,8 @@ class Folder:
         try:
             return open_file_system(self.uri)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ImportError) as error:
-            known = f"a local folder, s3://bucket/folder, gs://bucket/folder or {azure.EXAMPLE}"
-            raise UserError(f"{self.uri}: is no storage that can be opened ({cause(error)}); use {known}") from error
+            examples = f"a local folder, s3://bucket/folder, gs://bucket/folder or {azure.EXAMPLE}"
+            raise UserError(f"{self.uri}: is no storage that can be opened ({cause(error)}); use {examples}") from error
 
     def __getstate__(self) -> dict[str, str]:
         return {"uri": self.uri}  # an opened file system cannot be pickled
@@ -171,8 +171,8 @@ class Folder:
         """
         from pyarrow.fs import FileType
 
-        found = self.filesystem.get_file_info(self._inside(name))
-        return None if found.type == FileType.NotFound else (found.size or 0, found.mtime_ns or 0)
+        info = self.filesystem.get_file_info(self._inside(name))
+        return None if info.type == FileType.NotFound else (info.size or 0, info.mtime_ns or 0)
 
     def list(self) -> list[str]:
         """Sorted names of the folder's files and folders; empty when the folder does not exist."""
@@ -333,9 +333,9 @@ class Folder:
         """Copies the content of this folder into the local folder `target`."""
         from pyarrow.fs import LocalFileSystem, copy_files
 
-        for one in entries_below(self.filesystem, self.path):  # pyarrow makes those folders alone that are listed
-            if one.is_file:
-                (target / one.path[len(self.path) + 1 :]).parent.mkdir(parents=True, exist_ok=True)
+        for info in entries_below(self.filesystem, self.path):  # pyarrow makes those folders alone that are listed
+            if info.is_file:
+                (target / info.path[len(self.path) + 1 :]).parent.mkdir(parents=True, exist_ok=True)
         target.mkdir(parents=True, exist_ok=True)
         copy_files(self.path, str(target), source_filesystem=self.filesystem, destination_filesystem=LocalFileSystem())
 

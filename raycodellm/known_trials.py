@@ -17,7 +17,7 @@ class KnownTrials(tuple[TrialResult, ...]):
     counts: Mapping[str, int]
     """Trials in each state."""
     open: tuple[TrialResult, ...]
-    """Those that have not ended."""
+    """The trials that have not ended."""
     _changes: list[int]
     """Numbers of the trials that have changed, in order; shared by all moments of a sweep, and only added to."""
     _num_changes: int
@@ -49,17 +49,17 @@ class TrialsSoFar:
         return len(self._ordered)
 
     def of(self, number: int) -> TrialResult | None:
-        """As `KnownTrials.of`."""
+        """The trial with this number; None where it has not begun."""
         return _with_number(self._ordered, number)
 
     def put(self, result: TrialResult) -> None:
         """A trial is new, or has changed."""
-        place = bisect_left(self._ordered, result.number, key=lambda one: one.number)
-        if place < len(self._ordered) and self._ordered[place].number == result.number:
-            self._counts[self._ordered[place].state] -= 1
-            self._ordered[place] = result
+        index = bisect_left(self._ordered, result.number, key=lambda other: other.number)
+        if index < len(self._ordered) and self._ordered[index].number == result.number:
+            self._counts[self._ordered[index].state] -= 1
+            self._ordered[index] = result
         else:
-            self._ordered.insert(place, result)
+            self._ordered.insert(index, result)
         self._counts[result.state] += 1
         self._open.pop(result.number, None)
         if result.state not in ENDED:
@@ -78,8 +78,8 @@ class TrialsSoFar:
 
 
 def _with_number(ordered: Sequence[TrialResult], number: int) -> TrialResult | None:
-    place = bisect_left(ordered, number, key=lambda result: result.number)
-    return ordered[place] if place < len(ordered) and ordered[place].number == number else None
+    index = bisect_left(ordered, number, key=lambda result: result.number)
+    return ordered[index] if index < len(ordered) and ordered[index].number == number else None
 
 
 def state_counts(results: Sequence[TrialResult]) -> Mapping[str, int]:
@@ -103,8 +103,8 @@ def open_trials(results: Sequence[TrialResult]) -> Sequence[TrialResult]:
 def changed(results: Sequence[TrialResult], before: Sequence[TrialResult]) -> Sequence[TrialResult]:
     """The trials that are new or other than at the moment `before`, in their order."""
     if isinstance(results, KnownTrials) and isinstance(before, KnownTrials):
-        found = results.changed_since(before)
-        if found is not None:
-            return found
+        changes = results.changed_since(before)
+        if changes is not None:
+            return changes
     pairs = itertools.zip_longest(results, before)
-    return [one for one, other in pairs if one is not None and one is not other and one != other]
+    return [result for result, earlier in pairs if result is not None and result is not earlier and result != earlier]

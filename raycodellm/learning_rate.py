@@ -22,20 +22,21 @@ def learning_rate_at(settings: LearningRate, step: int, num_steps: int, start_ra
     with, replaces the warm-up: the rate goes from there to `final * peak`, and never rises.
     """
     if start_rate is not None:
-        last = min(1.0, settings.final * settings.peak / start_rate)
-        settings = settings.model_copy(update={"peak": start_rate, "warmup": 0.0, "warmup_steps": None, "final": last})
-    warm = _warm_steps(settings, num_steps)
-    if step + 1 < warm and step < num_steps:
-        return settings.peak * (step + 1) / warm
+        final_share = min(1.0, settings.final * settings.peak / start_rate)
+        settings = settings.model_copy(
+            update={"peak": start_rate, "warmup": 0.0, "warmup_steps": None, "final": final_share}
+        )
+    warm_steps = _warm_steps(settings, num_steps)
+    if step + 1 < warm_steps and step < num_steps:
+        return settings.peak * (step + 1) / warm_steps
     start = _decay_start(settings, num_steps)
     if settings.schedule == "constant" or step <= start or start >= num_steps:
         return settings.peak
-    left = (num_steps - step) / (num_steps - start)
+    share_left = (num_steps - step) / (num_steps - start)
     if settings.schedule == "cosine":
-        left = (
-            math.sin(math.pi / 2.0 * left) ** 2
-        )  # equals (1 + cos) / 2, which in floats is 0 already where this is 1e-17
-    return settings.peak * (settings.final + (1.0 - settings.final) * left)
+        # Equals (1 + cos) / 2, which in floats is 0 already where this is 1e-17.
+        share_left = math.sin(math.pi / 2.0 * share_left) ** 2
+    return settings.peak * (settings.final + (1.0 - settings.final) * share_left)
 
 
 def start_rate(settings: LearningRate, parents_last: float | None) -> float | None:
@@ -59,11 +60,11 @@ def trunk_rate(settings: LearningRate, num_steps: int, start_rate: float | None 
     `start_rate` as in `learning_rate_at`."""
     if settings.schedule not in ("constant", "wsd"):
         return None
-    peak, warm = (settings.peak, _warm_steps(settings, num_steps)) if start_rate is None else (start_rate, 0.0)
+    peak, warm_steps = (settings.peak, _warm_steps(settings, num_steps)) if start_rate is None else (start_rate, 0.0)
     if settings.schedule == "constant":
-        return TrunkRate(peak, warm, num_steps)
-    start = max(warm, (1.0 - settings.decay) * num_steps)
-    return TrunkRate(peak, warm, min(num_steps, math.floor(start) + 1))
+        return TrunkRate(peak, warm_steps, num_steps)
+    start = max(warm_steps, (1.0 - settings.decay) * num_steps)
+    return TrunkRate(peak, warm_steps, min(num_steps, math.floor(start) + 1))
 
 
 def _warm_steps(settings: LearningRate, num_steps: int) -> float:
@@ -72,5 +73,5 @@ def _warm_steps(settings: LearningRate, num_steps: int) -> float:
 
 def _decay_start(settings: LearningRate, num_steps: int) -> float:
     """The last step that has the peak, where the decay leaves one."""
-    warm = _warm_steps(settings, num_steps)
-    return max(warm, (1.0 - settings.decay) * num_steps) if settings.schedule == "wsd" else warm
+    warm_steps = _warm_steps(settings, num_steps)
+    return max(warm_steps, (1.0 - settings.decay) * num_steps) if settings.schedule == "wsd" else warm_steps

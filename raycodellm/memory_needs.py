@@ -38,7 +38,7 @@ class MemoryNeed:
 
     def __str__(self) -> str:
         unit, name = (GIB, "GiB") if self.total >= GIB else (2**20, "MiB")
-        parts = {n: getattr(self, n) / unit for n in ("weights", "gradients", "moments", "activations")}
+        parts = {part: getattr(self, part) / unit for part in ("weights", "gradients", "moments", "activations")}
         sizes = ", ".join(f"{part} {size:.3g}" for part, size in parts.items())
         passes = f"{self.rows:,} × {self.sequence_length:,} tokens per pass"
         return f"a worker needs {self.total / unit:.3g} {name} ({sizes}; {passes})"
@@ -104,18 +104,19 @@ def workers_that_fit(need: MemoryNeed, available: Iterable[float]) -> int:
 
 def reason_it_cannot_fit(need: MemoryNeed, scaling: Scaling, available: Sequence[float]) -> str | None:
     """Why no worker group fits into memory; None if one does. `available`: bytes of each node, or of each GPU."""
-    fit = workers_that_fit(need, available)
-    if fit >= scaling.workers:
+    num_workers = workers_that_fit(need, available)
+    if num_workers >= scaling.workers:
         return None
-    most = max(available, default=0.0) / GIB
-    what = "GPU" if scaling.gpus_per_worker else "machine"
-    if fit:
-        use = f"scaling.workers: {fit}"
+    largest_gib = max(available, default=0.0) / GIB
+    device = "GPU" if scaling.gpus_per_worker else "machine"
+    if num_workers:
+        remedy = f"scaling.workers: {num_workers}"
     elif need.activations > need.total / 2:
-        use = "scaling.deepspeed: {micro_batch: 1, activation_checkpointing: true}"
+        remedy = "scaling.deepspeed: {micro_batch: 1, activation_checkpointing: true}"
     else:
-        use = "a smaller model, or more memory"
-    return f"{need}, but the largest {what} has {most:.3g} GiB: {fit} of {scaling.workers} workers fit; use {use}"
+        remedy = "a smaller model, or more memory"
+    fit = f"{num_workers} of {scaling.workers} workers fit"
+    return f"{need}, but the largest {device} has {largest_gib:.3g} GiB: {fit}; use {remedy}"
 
 
 # ----------------------------------------------------------------------------------------------------- available memory

@@ -77,12 +77,12 @@ def check_sweep(
         from raycodellm import check  # only now: a wrong file is refused sooner than this imports
 
         request.storage.check_writable("--storage")
-        asked = check.Asked(request.address, device, prices)
+        options = check.Asked(request.address, device, prices)
         if file.example().ladder is not None:
             from raycodellm import ladder
 
-            return ladder.describe(file, request.storage, asked)
-        return check.describe(file, request.storage, asked)
+            return ladder.describe(file, request.storage, options)
+        return check.describe(file, request.storage, options)
 
 
 def _warn(line: str) -> None:

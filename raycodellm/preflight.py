@@ -95,8 +95,8 @@ def _check_deepspeed(file: SweepFile) -> None:
                 from raycodellm.engine import World, deepspeed_config
 
                 device = "cuda:0" if sweep.scaling.gpus_per_worker else "cpu"
-                one = sweep.scaling.deepspeed.model_copy(update={"micro_batch": 1})
-                scaling = sweep.scaling.model_copy(update={"deepspeed": one})
+                deepspeed = sweep.scaling.deepspeed.model_copy(update={"micro_batch": 1})
+                scaling = sweep.scaling.model_copy(update={"deepspeed": deepspeed})
                 deepspeed_config(stage, scaling, World(0, sweep.scaling.workers, device), num_micro_batches=1)
 
 
@@ -108,6 +108,6 @@ def _fit_on_this_machine(scaling: Scaling, need: MemoryNeed | None) -> MemoryFit
         raise UserError(f"scaling: {reason}")
     if not available:
         return MemoryFit(need, groups, "the GPU's memory is not known here")
-    what = "GPU" if scaling.gpus_per_worker else "machine"
+    device = "GPU" if scaling.gpus_per_worker else "machine"
     in_memory = memory_needs.workers_that_fit(need, available) // scaling.workers if need else groups
-    return MemoryFit(need, min(groups, in_memory), f"this {what} has {max(available) / GIB:.3g} GiB")
+    return MemoryFit(need, min(groups, in_memory), f"this {device} has {max(available) / GIB:.3g} GiB")

@@ -390,8 +390,8 @@ class TrialResult:
         flat["tokens_difference"] = sum(row.difference for row in self.ledger)
         for group in ("params", "metrics", "tokens"):
             values = flat.pop(group)
-            wanted = values if group != "metrics" or metrics is None else [name for name in metrics if name in values]
-            flat.update({_column(group, name): values[name] for name in wanted})
+            names = values if group != "metrics" or metrics is None else [name for name in metrics if name in values]
+            flat.update({_column(group, name): values[name] for name in names})
         return flat
 
 

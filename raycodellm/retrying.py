@@ -38,7 +38,7 @@ _REFUSED = (
     *("permission_denied", "unauthenticated", "] 401 ", "] 403 "),  # as the clients of Google and Azure say it
 )
 """Words in the errors of an object store that answers and refuses."""
-_TOLD_BY_RAY = ("RayTaskError", "ActorDiedError", "ControllerError", "WorkerGroupError")
+_RAY_ERRORS = ("RayTaskError", "ActorDiedError", "ControllerError", "WorkerGroupError")
 """Beginnings of the names of Ray's errors whose text holds the traceback of another process's error."""
 _TRACEBACK_END = re.compile(r"^(\w+): (?:\[Errno (\d+)\] )?(.*)$", re.MULTILINE)
 """The last line of a traceback: the error's class, its number and its message."""
@@ -56,23 +56,23 @@ def is_full(error: BaseException) -> bool:
 
 def passing_cause(error: BaseException) -> str | None:
     """The storage's message in one line, if the error or one of its causes passes by itself; else None."""
-    found = next((words for one in _causes(error) if (words := _passing_words(one)) is not None), None)
-    return None if found is None else " ".join(found.split())[:_CAUSE_LENGTH]
+    words_of_cause = next((words for cause in _causes(error) if (words := _passing_words(cause)) is not None), None)
+    return None if words_of_cause is None else " ".join(words_of_cause.split())[:_CAUSE_LENGTH]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
     seen: list[BaseException] = []
-    found: BaseException | None = error
-    while found is not None and found not in seen:
-        if isinstance(found, FileNotFoundError | Damaged):  # the storage has answered, whatever the cause was
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        if isinstance(cause, FileNotFoundError | Damaged):  # the storage has answered, whatever the cause was
             return
-        seen.append(found)
-        yield found
-        found = found.__cause__
+        seen.append(cause)
+        yield cause
+        cause = cause.__cause__
 
 
 def _passing_words(error: BaseException) -> str | None:
-    if type(error).__name__.startswith(_TOLD_BY_RAY):
+    if type(error).__name__.startswith(_RAY_ERRORS):
         return _passing_words_of_task(str(error))
     passes = isinstance(error, OSError) and _passes_as(error, error.errno, str(error), _is_of_pyarrow(error))
     return (str(error) or type(error).__name__) if passes else None
@@ -98,16 +98,16 @@ def _passing_words_of_task(text: str) -> str | None:
     for name, number, words in _TRACEBACK_END.findall(text):
         kind = getattr(builtins, name, None)
         if isinstance(kind, type) and issubclass(kind, OSError):
-            of_pyarrow = 'File "pyarrow/' in text
-            if _passes_as(kind(words), int(number) if number else None, words, of_pyarrow):
+            is_of_pyarrow = 'File "pyarrow/' in text
+            if _passes_as(kind(words), int(number) if number else None, words, is_of_pyarrow):
                 return f"{name}: {words}"
     return None
 
 
-def patiently(work: Callable[[], T], what: str, sleep: Callable[[float], None] | None = None) -> T:
+def patiently(work: Callable[[], T], call_name: str, sleep: Callable[[float], None] | None = None) -> T:
     """Calls `work` until the storage answers, with the waits above between, and returns its result.
 
-    `what` names the call in the log. Raises the error when it does not pass by itself, or after the last retry.
+    `call_name` names the call in the log. Raises the error when it does not pass by itself, or after the last retry.
     """
     for seconds in WAITS_SECONDS:
         try:
@@ -115,6 +115,6 @@ def patiently(work: Callable[[], T], what: str, sleep: Callable[[float], None] |
         except OSError as error:
             if not is_passing(error):
                 raise
-            logger.warning("%s: the storage does not answer (%s); again in %.0f s", what, error, seconds)
+            logger.warning("%s: the storage does not answer (%s); again in %.0f s", call_name, error, seconds)
         (sleep or time.sleep)(seconds)
     return work()

@@ -108,8 +108,8 @@ def summed(runs: Sequence[RunTimes]) -> tuple[dict[str, float], dict[str, float]
     """Seconds by part, and slot-seconds by kind of job, over all runs."""
     parts: dict[str, float] = {}
     slots: dict[str, float] = {}
-    for one in runs:
-        for total, of_run in ((parts, one.seconds), (slots, one.slot_seconds)):
-            for name, seconds in of_run.items():
+    for run in runs:
+        for total, seconds_by_name in ((parts, run.seconds), (slots, run.slot_seconds)):
+            for name, seconds in seconds_by_name.items():
                 total[name] = total.get(name, 0.0) + seconds
     return parts, slots

@@ -42,36 +42,37 @@ class Rung:
 class Halving:
     """The comparisons that were made, and what they say of the next stage (Li et al. 2020, arXiv 1810.05934)."""
 
-    def __init__(self, keep: float, made: Iterable[Rung] = ()) -> None:
-        """`keep`: share of the stages at a rung that go on; `made`: the comparisons of earlier drivers."""
+    def __init__(self, keep: float, earlier_rungs: Iterable[Rung] = ()) -> None:
+        """`keep`: share of the stages at a rung that go on; `earlier_rungs`: the comparisons of earlier drivers."""
         self._keep = keep
-        self._made: dict[tuple[str, float], Rung] = {}
-        for rung in made:
+        self._compared: dict[tuple[str, float], Rung] = {}
+        """Maps (stage, share) to the comparison of the stage at the rung."""
+        for rung in earlier_rungs:
             self.note(rung)
 
     def copy(self) -> Halving:
-        return Halving(self._keep, self._made.values())
+        return Halving(self._keep, self._compared.values())
 
     def note(self, rung: Rung) -> None:
         """Counts a comparison. The first of a stage at a rung stands: trials with equal stages share it."""
-        self._made.setdefault((rung.stage, rung.share), rung)
+        self._compared.setdefault((rung.stage, rung.share), rung)
 
     def of(self, stage: str, share: float) -> Rung | None:
         """The comparison of the stage (by key) at the rung; None where none was made."""
-        return self._made.get((stage, share))
+        return self._compared.get((stage, share))
 
     def compare(self, stage: str, share: float, step: int, value: float) -> Rung:
         """The stage's comparison at the rung: the one that was made, or else the next one, which is not counted yet.
 
         Raises ValueError for a value that is not finite: no order has a place for it.
         """
-        known = self.of(stage, share)
-        if known is not None:
-            return known
+        earlier = self.of(stage, share)
+        if earlier is not None:
+            return earlier
         if not math.isfinite(value):
             raise ValueError(f"found {value}, which cannot be compared")
-        others = [rung.value for rung in self._made.values() if rung.share == share]
-        place = 1 + max((rung.place for rung in self._made.values()), default=-1)
+        others = [rung.value for rung in self._compared.values() if rung.share == share]
+        place = 1 + max((rung.place for rung in self._compared.values()), default=-1)
         rank = 1 + sum(other < value for other in others)
         return Rung(place, stage, share, step, value, rank, 1 + len(others), cut([*others, value], self._keep))
 

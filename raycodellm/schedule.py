@@ -120,15 +120,15 @@ def within_sides(stage: Stage, is_code: Mapping[str, bool], num_tokens: Mapping[
     shares: dict[str, float] = {}
     for side in (True, False):
         names = [name for name in is_code if is_code[name] == side]
-        given = {name: (stage.within or {}).get(name) for name in names}
-        if all(share is None for share in given.values()):
-            raw = {name: float(num_tokens[name]) for name in names}
+        given_shares = {name: (stage.within or {}).get(name) for name in names}
+        if all(share is None for share in given_shares.values()):
+            weights = {name: float(num_tokens[name]) for name in names}
         else:
-            raw = {name: float(share or 0.0) for name, share in given.items()}
-        total = math.fsum(raw.values())
+            weights = {name: float(share or 0.0) for name, share in given_shares.items()}
+        total = math.fsum(weights.values())
         if names and total <= 0:
             raise UserError(f"stages.{stage.name}.within: the shares of {', '.join(names)} are all 0; give one a share")
-        shares.update({name: raw[name] / total for name in names})
+        shares.update({name: weights[name] / total for name in names})
     return shares
 
 
@@ -150,10 +150,10 @@ def _simplified(progress: Sequence[float], rows: Sequence[tuple[float, ...]], in
     if all(row == scaled[0] for row in scaled):
         return Schedule((0.0, 1.0), (scaled[0], scaled[0]), "step")
     keep = [0]
-    for place in range(1, len(scaled) - 1):
-        redundant = interpolation == "step" and scaled[place] == scaled[keep[-1]]
-        if not redundant and progress[place] < 1.0:
-            keep.append(place)
+    for index in range(1, len(scaled) - 1):
+        redundant = interpolation == "step" and scaled[index] == scaled[keep[-1]]
+        if not redundant and progress[index] < 1.0:
+            keep.append(index)
     keep.append(len(scaled) - 1)
     if interpolation == "step":  # a step schedule's last row only repeats the one before
         scaled[-1] = scaled[keep[-2]]
@@ -182,12 +182,12 @@ def budgeted(stage: Stage, schedule: Schedule, is_code: Sequence[bool]) -> Stage
             "has none; use a code ratio below 1 or budget: competitive"
         )
     tokens = math.ceil(stage.tokens / (1.0 - code_ratio))
-    made = stage.model_copy(update={"tokens": tokens, "budget": "competitive"})
+    competitive = stage.model_copy(update={"tokens": tokens, "budget": "competitive"})
     try:
-        check_num_sequences(made)
+        check_num_sequences(competitive)
     except ValueError as error:
         raise UserError(f"stages.{stage.name}.budget: additive makes {error}") from error
-    return made
+    return competitive
 
 
 def code_ratio_of(schedule: Schedule, is_code: Sequence[bool]) -> Callable[[float | np.ndarray], np.ndarray]:

@@ -82,8 +82,8 @@ def no_run_folder(folder: Folder) -> str:
     """The refusal of a folder that is no run folder; of a storage it names the first run folder."""
     names = folder.list() if folder.exists("stages") or folder.exists("tokens") else []
     runs = sorted(name for name in names if (folder / name).exists("sweep.yaml"))
-    such = f", such as {folder / runs[0]}" if runs else ""
-    return f"{folder}: is not a run folder (it has no sweep.yaml); give <storage>/<sweep name>{such}"
+    example = f", such as {folder / runs[0]}" if runs else ""
+    return f"{folder}: is not a run folder (it has no sweep.yaml); give <storage>/<sweep name>{example}"
 
 
 def read_sweep_file(run: Folder, say: Callable[[str], Any] | None = None) -> SweepFile:
@@ -144,9 +144,9 @@ def _trial(trial: Folder, name: str) -> TrialResult:
 def read_timing(run: Folder) -> dict[str, float]:
     """Reads `timing.json`: seconds by part of the run. Other values, which a newer version wrote, are left out."""
     try:
-        kept = run.read_json("timing.json")
-        seconds = {name: float(value) for name, value in kept.items() if type(value) in (int, float)}
-        if kept and not seconds:
+        content = run.read_json("timing.json")
+        seconds = {name: float(value) for name, value in content.items() if type(value) in (int, float)}
+        if content and not seconds:
             raise DamagedFile(f"{run}/timing.json", "holds no seconds")
         return seconds
     except DamagedFile as error:
@@ -230,10 +230,10 @@ def read_done(folder: Folder) -> StageRecord:
 
 
 def _stage(folder: Folder, name: str) -> StageRecord:
-    kept = folder.read_json(name)
-    if "record" not in kept:
+    content = folder.read_json(name)
+    if "record" not in content:
         raise DamagedFile(f"{folder}/{name}", "holds no record of a finished stage")
-    return from_json(StageRecord, kept["record"], f"{folder}/{name}")
+    return from_json(StageRecord, content["record"], f"{folder}/{name}")
 
 
 def read_so_far(folder: Folder) -> dict[int, StageRecord]:

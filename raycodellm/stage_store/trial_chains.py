@@ -11,7 +11,7 @@ from raycodellm import config
 from raycodellm.config import Parameter, SweepFile, UserError
 from raycodellm.records import StageJob
 from raycodellm.stage_store.chains import Chain, Materials, chain, stage_jobs
-from raycodellm.stage_store.trunks import keeping
+from raycodellm.stage_store.trunks import with_kept_steps
 
 _LENGTH_SETTINGS = ("tokens", "learning_rate", "averaging")
 """Settings of a stage, searches among them, that stages of one trunk may differ in."""
@@ -52,7 +52,9 @@ def trial_chain(
             known_siblings[key] = [jobs[-1] for jobs in chains if jobs[-1].stage.name == name]
         return known_siblings[key]
 
-    stages = (keeping(job, siblings(job.stage.name)) if job.trunk is not None else job for job in own_chain.stages)
+    stages = (
+        with_kept_steps(job, siblings(job.stage.name)) if job.trunk is not None else job for job in own_chain.stages
+    )
     return replace(own_chain, stages=tuple(stages))
 
 

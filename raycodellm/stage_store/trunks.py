@@ -65,7 +65,7 @@ def _endless_positions(curve: schedule.Schedule, num_sequences: int) -> int:
     return mixture.endless_positions(curve, num_sequences)
 
 
-def keeping(job: StageJob, others: Sequence[StageJob]) -> StageJob:
+def with_kept_steps(job: StageJob, others: Sequence[StageJob]) -> StageJob:
     """The job with the steps after which it keeps a checkpoint for `others`, stages that other trials of the sweep may
     have in its place; without a trunk where none of them shares any."""
     trunk = job.trunk
