@@ -55,7 +55,7 @@ def compiled_templates() -> Iterator[None]:
     try:
         yield
     finally:
-        del env.from_string  # the class's own is there again
+        del env.from_string  # so that the class's own `from_string` is seen again
 
 
 @contextlib.contextmanager

@@ -49,7 +49,9 @@ def with_rationales(lm: AnswerLM, task: Task, items: Sequence[list[Instance]]) -
         dict(zip(fitting_indices, lm.generate_until(fitting_requests), strict=True)) if fitting_requests else {}
     )
     return [
-        ItemRequests(_filled(instances, rationales[index].strip()), rationales[index].strip(), needed_tokens[index])
+        ItemRequests(
+            _with_rationale(instances, rationales[index].strip()), rationales[index].strip(), needed_tokens[index]
+        )
         if index in rationales
         else ItemRequests(instances, None, needed_tokens[index])
         for index, instances in enumerate(items)
@@ -75,7 +77,7 @@ def rationale_request(task: Task, instances: Sequence[Instance]) -> Instance:
     return dataclasses.replace(instances[0], request_type="generate_until", arguments=(prompt, settings), idx=0)
 
 
-def _filled(instances: Sequence[Instance], rationale: str) -> list[Instance]:
+def _with_rationale(instances: Sequence[Instance], rationale: str) -> list[Instance]:
     """Copies of the requests with the rationale in the placeholder's place."""
     placeholder = instances[0].doc["rationale"]
     return [

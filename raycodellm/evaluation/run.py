@@ -133,7 +133,7 @@ def _writer_of(lm: AnswerLM | None, files: str, settings: Evaluation) -> Iterato
 def _contaminated(
     last_stage: Folder | None, tasks: LoadedTasks, limit: int | None, workers: Workers, listener: Listener
 ) -> dict[str, list[bool | None]]:
-    """For each task whether each of its items is contaminated; empty without a `last_stage`, and where the training
+    """Maps each task to whether each of its items is contaminated; empty without a `last_stage`, and where the training
     texts can no longer be read."""
     if last_stage is None:
         return {}

@@ -165,14 +165,14 @@ def _score_block(lm: AnswerLM, name: str, task: Task, items: list[list[Instance]
     seed_all()  # a sampled answer must not depend on the blocks that this worker scored before
     requests = with_rationales(lm, task, [as_chat(lm, task, instances) for instances in items])
     with compiled_templates():
-        lm.encoder.remember(*_texts(task, [instance for item in requests for instance in item.instances]))
+        lm.encoder.remember(*_texts_to_encode(task, [instance for item in requests for instance in item.instances]))
         questions = [_question(lm, name, task, item) for item in requests]
         if fitting := [question for question in questions if not question.row["too_long"]]:
             _score_questions(lm, task, fitting)
     return [question.row for question in questions]
 
 
-def _texts(task: Task, instances: list[Instance]) -> tuple[list[str], list[tuple[str, str]]]:
+def _texts_to_encode(task: Task, instances: list[Instance]) -> tuple[list[str], list[tuple[str, str]]]:
     """The texts, and the prompts with their answers, that the requests need in tokens."""
     if task.OUTPUT_TYPE in ("multiple_choice", "loglikelihood"):
         return [], [instance.args for instance in instances]
@@ -234,7 +234,7 @@ def _choice_question(lm: Reader, name: str, task: Task, instances: list[Instance
     # Where the choices are prompts, the answer is the text that follows them.
     texts = [instances[index].args[1].removeprefix(task.config.target_delimiter) for index in right_indices]
     row = {"gold": choices[right_indices[0]], "chance": len(set(right_indices)) / len(choices)}
-    pairs = [_tokens(lm, *instance.args) for instance in instances]
+    pairs = [_encoded_together(lm, *instance.args) for instance in instances]
     return _Question(row, instances, pairs, right_indices, [len(text.encode()) for text in texts])
 
 
@@ -244,7 +244,7 @@ def _likelihood_question(lm: Reader, name: str, task: Task, instances: list[Inst
     prompt, answer = instances[0].args
     text = answer.removeprefix(task.config.target_delimiter) or answer
     row = {"gold": text, "chance": 0.0}
-    return _Question(row, instances, [_tokens(lm, prompt, answer)], [0], [len(text.encode())])
+    return _Question(row, instances, [_encoded_together(lm, prompt, answer)], [0], [len(text.encode())])
 
 
 def _generation_question(lm: Reader, name: str, task: Task, instances: list[Instance]) -> _Question:
@@ -262,7 +262,7 @@ def _rolling_question(lm: Reader, name: str, task: Task, instances: list[Instanc
     return _Question({}, instances, [], [], [task.count_bytes(task.doc_to_target(instances[0].doc))])
 
 
-def _tokens(lm: Reader, prompt: str, answer: str) -> TokenPair:
+def _encoded_together(lm: Reader, prompt: str, answer: str) -> TokenPair:
     """Encodes both together, as lm-eval does, so that the answer's first token may hold the space before it."""
     pair = lm.encoder.encode_pair(prompt, answer)
     if not pair[1]:

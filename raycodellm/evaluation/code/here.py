@@ -27,7 +27,7 @@ def _runs_code(metadata: Any) -> bool:
 
 
 def units_running_code(units: Iterable[str], settings: Evaluation) -> tuple[str, ...]:
-    """Those of the tasks that run the model's code, themselves or in a member; none where the settings ask for one
+    """The tasks of `units` that run the model's code, themselves or in a member; none where the settings ask for one
     greedy program, since then no task's identity says how programs are drawn."""
     if Sampling.of(settings) == GREEDY:
         return ()

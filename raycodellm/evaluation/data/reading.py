@@ -34,10 +34,10 @@ def read_data(copy: DataCopy, data_set: WantedData) -> datasets.DatasetDict:
     import datasets
     import pyarrow as pa
 
-    tables_by_split = _splits(copy, data_set.reader if copy.is_release else None)
-    tables = {name: _of_split(name, tables_by_split, data_set.evaluated) for name in data_set.splits}
+    tables_by_split = _tables_by_split(copy, data_set.reader if copy.is_release else None)
+    tables = {name: _table_of_split(name, tables_by_split, data_set.evaluated) for name in data_set.splits}
     if data_set.joined:
-        tables[data_set.evaluated] = _joined(tables_by_split, copy, data_set)
+        tables[data_set.evaluated] = _joined_splits(tables_by_split, copy, data_set)
     evaluated = tables[data_set.evaluated]
     if evaluated is None or not evaluated.num_rows:
         split_names = ", ".join(str(split) for split in tables_by_split)
@@ -56,19 +56,21 @@ def read_data(copy: DataCopy, data_set: WantedData) -> datasets.DatasetDict:
     return datasets.DatasetDict({name: datasets.Dataset(hub_tables.get(name, empty)) for name in data_set.splits})
 
 
-def _of_split(name: str, tables_by_split: Mapping[str | None, pa.Table], evaluated: str) -> pa.Table | None:
+def _table_of_split(name: str, tables_by_split: Mapping[str | None, pa.Table], evaluated: str) -> pa.Table | None:
     exact = [table for split, table in tables_by_split.items() if split == name]
     alike = [table for split, table in tables_by_split.items() if split is not None and same_split(name, split)]
     unnamed = [tables_by_split[None]] if name == evaluated and None in tables_by_split else []
     return next(iter([*exact, *alike, *unnamed]), None)
 
 
-def _joined(tables_by_split: Mapping[str | None, pa.Table], copy: DataCopy, data_set: WantedData) -> pa.Table | None:
+def _joined_splits(
+    tables_by_split: Mapping[str | None, pa.Table], copy: DataCopy, data_set: WantedData
+) -> pa.Table | None:
     """The rows of the splits that the task joins; all rows of files that name no split. Raises UserError where a split
     is missing."""
     import pyarrow as pa
 
-    parts = {name: _of_split(name, tables_by_split, "") for name in data_set.joined}
+    parts = {name: _table_of_split(name, tables_by_split, "") for name in data_set.joined}
     missing = ", ".join(name for name, table in parts.items() if table is None)
     if None in tables_by_split and len(tables_by_split) == 1:
         return tables_by_split[None]
@@ -80,14 +82,14 @@ def _joined(tables_by_split: Mapping[str | None, pa.Table], copy: DataCopy, data
     return pa.concat_tables([table for table in parts.values() if table is not None], promote_options="permissive")
 
 
-def _splits(copy: DataCopy, reader: str | None) -> dict[str | None, pa.Table]:
+def _tables_by_split(copy: DataCopy, reader: str | None) -> dict[str | None, pa.Table]:
     """The rows of each split that the files, their keys or their rows name; None for rows that name none."""
     import pyarrow as pa
 
     parts: dict[str | None, list[pa.Table]] = {}
     for split, files in copy.splits:
         for file in files:
-            for inner_split, table in _read(copy.folder, file, reader):
+            for inner_split, table in _read_file(copy.folder, file, reader):
                 if split is not None and inner_split is not None and not same_split(split, inner_split):
                     raise UserError(
                         f"evaluation.data: {copy.folder}/{file}: is named after the split {split!r} and holds the "
@@ -101,11 +103,11 @@ def _splits(copy: DataCopy, reader: str | None) -> dict[str | None, pa.Table]:
         raise UserError(f"evaluation.data: {copy.folder}: {file_names}: the columns differ: {error}") from error
     unnamed = tables.pop(None, None)
     if unnamed is not None:
-        tables = {**_by_column(unnamed), **tables}
+        tables = {**_split_by_column(unnamed), **tables}
     return tables
 
 
-def _by_column(table: pa.Table) -> dict[str | None, pa.Table]:
+def _split_by_column(table: pa.Table) -> dict[str | None, pa.Table]:
     """The rows by the split that each names in the column `split`, where all name one."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -118,7 +120,7 @@ def _by_column(table: pa.Table) -> dict[str | None, pa.Table]:
     return {name: table.filter(pc.equal(table.column(_SPLIT_COLUMN), name)) for name in names}
 
 
-def _read(folder: Folder, file: str, reader: str | None) -> Iterator[tuple[str | None, pa.Table]]:
+def _read_file(folder: Folder, file: str, reader: str | None) -> Iterator[tuple[str | None, pa.Table]]:
     """(split or None, rows) of a file; of more than one split where its JSON object has the splits as keys."""
     import pyarrow as pa
 
@@ -126,18 +128,18 @@ def _read(folder: Folder, file: str, reader: str | None) -> Iterator[tuple[str |
     try:
         data = folder.read_bytes(file)  # uncompressed, by the ending of the name
         if reader is not None:
-            yield None, _table(_function(reader)(PurePosixPath(file).name, data))
+            yield None, _table_of_records(_imported_reader(reader)(PurePosixPath(file).name, data))
         elif kind in ("json", "jsonl", "ndjson"):
-            yield from ((split, _table(rows)) for split, rows in _json_rows(data, kind != "json"))
+            yield from ((split, _table_of_records(rows)) for split, rows in _json_rows(data, kind != "json"))
         else:
             yield None, _READERS[str(kind)](data)
     except (pa.ArrowException, ArithmeticError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
         raise UserError(
-            f"evaluation.data: {folder}/{file}: cannot be read as {reader or kind}: {_explained(error)}"
+            f"evaluation.data: {folder}/{file}: cannot be read as {reader or kind}: {_explanation(error)}"
         ) from error
 
 
-def _explained(error: Exception) -> str:
+def _explanation(error: Exception) -> str:
     message = " ".join(str(error).split())[:200]
     explanations = {
         KeyError: f"a part has no {message}",
@@ -147,14 +149,14 @@ def _explained(error: Exception) -> str:
     return next((explanation for kind, explanation in explanations.items() if isinstance(error, kind)), message)
 
 
-def _function(name: str) -> Callable[[str, bytes], list[dict[str, Any]]]:
+def _imported_reader(name: str) -> Callable[[str, bytes], list[dict[str, Any]]]:
     """The function `module.function` that a task's file names as the reader of its release."""
     module, _, function = name.rpartition(".")
     reader: Callable[[str, bytes], list[dict[str, Any]]] = getattr(importlib.import_module(module), function)
     return reader
 
 
-def _arrow(data: bytes) -> pa.Table:
+def _read_arrow(data: bytes) -> pa.Table:
     """An Arrow IPC file, which begins with `ARROW1`, or a stream, as `datasets` writes."""
     import pyarrow as pa
 
@@ -162,15 +164,15 @@ def _arrow(data: bytes) -> pa.Table:
     return (pa.ipc.open_file if is_file else pa.ipc.open_stream)(pa.BufferReader(data)).read_all()
 
 
-def _csv(data: bytes) -> pa.Table:
-    return _separated(data, ",")
+def _read_csv(data: bytes) -> pa.Table:
+    return _read_separated(data, ",")
 
 
-def _tsv(data: bytes) -> pa.Table:
-    return _separated(data, "\t")
+def _read_tsv(data: bytes) -> pa.Table:
+    return _read_separated(data, "\t")
 
 
-def _separated(data: bytes, delimiter: str) -> pa.Table:
+def _read_separated(data: bytes, delimiter: str) -> pa.Table:
     import pyarrow as pa
     from pyarrow import csv
 
@@ -187,7 +189,7 @@ def _separated(data: bytes, delimiter: str) -> pa.Table:
     return read(times) if times else table
 
 
-_READERS = {"parquet": parquet.from_bytes, "arrow": _arrow, "csv": _csv, "tsv": _tsv}
+_READERS = {"parquet": parquet.from_bytes, "arrow": _read_arrow, "csv": _read_csv, "tsv": _read_tsv}
 
 
 def _json_rows(data: bytes, is_lines: bool) -> Iterator[tuple[str | None, list[dict[str, Any]]]]:
@@ -225,7 +227,7 @@ def _is_records(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
-def _table(rows: list[dict[str, Any]]) -> pa.Table:
+def _table_of_records(rows: list[dict[str, Any]]) -> pa.Table:
     """The records as a table with the keys of all of them. Raises ArrowInvalid where a key has values of two types."""
     import pyarrow as pa
 

@@ -59,7 +59,7 @@ def open_folder(places: Places) -> DataFolder | None:
 
 
 def find_data(names: Iterable[str], places: Places = NOWHERE, *, elsewhere: bool = False) -> list[DataSource]:
-    """Where the data of each named task, and of each member of a group, lies.
+    """The sources of the data of each named task, and of each member of a group.
 
     Raises UserError, with all places looked at, for a data set that none of them has. Waits a few seconds at most for a
     hub that does not answer. `elsewhere`: the tasks are for another machine, so that a hub that does not answer this
@@ -72,7 +72,7 @@ def sources_of(
     names: Iterable[str], task_names: TaskNames, folder: DataFolder | None, *, elsewhere: bool = False
 ) -> list[DataSource]:
     """`find_data` for a folder that is opened already."""
-    lookups = [(data_set, _source(data_set, folder, elsewhere)) for data_set in wanted_data(names, task_names)]
+    lookups = [(data_set, _located(data_set, folder, elsewhere)) for data_set in wanted_data(names, task_names)]
     missing = {data_set: source for data_set, source in lookups if isinstance(source, str)}
     if missing:
         error_type = Unreachable if all(reason == hub_silence() for reason in missing.values()) else UserError
@@ -80,8 +80,8 @@ def sources_of(
     return [source for _, source in lookups if isinstance(source, DataSource)]
 
 
-def _source(data_set: WantedData, folder: DataFolder | None, elsewhere: bool) -> DataSource | str:
-    """Where the data set lies, or why the hub does not give it, where no other place has it."""
+def _located(data_set: WantedData, folder: DataFolder | None, elsewhere: bool) -> DataSource | str:
+    """The data set's source; where no place has the data set, the reason why the hub does not give it."""
     copy = folder.find(data_set) if folder is not None else None
     if copy is not None:
         return DataSource(data_set, copy, "folder")
@@ -95,7 +95,7 @@ def _source(data_set: WantedData, folder: DataFolder | None, elsewhere: bool) ->
     try:
         return DataSource(data_set, None, "hub", hub_commits.commit(data_set.hub_name, hub_commits.CARDS, "dataset"))
     except UserError as error:
-        return DataSource(data_set, None, "cache") if _is_cached(data_set.path) else _reason(error)
+        return DataSource(data_set, None, "cache") if _is_cached(data_set.path) else _hub_reason(error)
 
 
 def pinned(source: DataSource, commits: Mapping[str, str]) -> DataSource:
@@ -124,7 +124,7 @@ def data_commits(names: Iterable[str], places: Places, *, elsewhere: bool = Fals
     }
 
 
-def _reason(error: UserError) -> str:
+def _hub_reason(error: UserError) -> str:
     cause = type(error.__cause__).__name__
     reasons = {
         "RepositoryNotFoundError": "the hub has no public data set of this name",

@@ -96,7 +96,7 @@ class StopWords:
         if last in self._ends:
             return True
         if last not in self._may_end:
-            self._may_end[last] = self._has_an_end(last)
+            self._may_end[last] = self._may_end_a_stop_word(last)
         if not self._may_end[last]:
             return False
         text = self._encoder.decode(tokens[-self._window :], skip_special_tokens=False)
@@ -109,7 +109,7 @@ class StopWords:
             text = text.split(word)[0]
         return text
 
-    def _has_an_end(self, token: int) -> bool:
+    def _may_end_a_stop_word(self, token: int) -> bool:
         # A token alone may lose the space that it begins with, or hold a part of a character.
         text = self._encoder.decode([token], skip_special_tokens=False)
         return " " in self._last or "�" in text or any(letter in text for letter in self._last)

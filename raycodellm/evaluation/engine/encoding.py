@@ -42,7 +42,7 @@ class Encoder:
             if tokens[:1] == [self.prefix_token_id]:
                 return tokens[:1], tokens[1:]
             return [self.prefix_token_id], tokens
-        prompt, whole_text = _joined(prompt, answer)
+        prompt, whole_text = _prompt_and_whole(prompt, answer)
         prompt_tokens = self.encode(prompt)
         return prompt_tokens, self.encode(whole_text)[len(prompt_tokens) :]
 
@@ -52,7 +52,7 @@ class Encoder:
         for text in texts:
             texts_by_special[self._needs_special_tokens(text)][text] = None
         for prompt, answer in pairs:
-            for text in _joined(prompt, answer) if prompt else (answer,):
+            for text in _prompt_and_whole(prompt, answer) if prompt else (answer,):
                 texts_by_special[bool(prompt) and self._needs_special_tokens(text)][text] = None
         for special, texts_to_encode in texts_by_special.items():
             missing = [text for text in texts_to_encode if (text, special) not in self._tokens]
@@ -73,7 +73,7 @@ class Encoder:
         return self.tokenizer(texts, add_special_tokens=special, **options)["input_ids"]
 
 
-def _joined(prompt: str, answer: str) -> tuple[str, str]:
+def _prompt_and_whole(prompt: str, answer: str) -> tuple[str, str]:
     """The prompt without spaces at its end, and the whole text."""
     return prompt.rstrip(), prompt + answer
 

@@ -32,7 +32,7 @@ class _Answer:
 
     prompt: tuple[int, ...]
     randomness: random.Random
-    """This answer's own, so that it depends on no other answer of the batch."""
+    """The answer's own generator of random numbers, so that the answer depends on no other answer of the batch."""
     max_tokens: int
     """Tokens that the task allows, or fewer where the model's context is full before."""
     tokens: list[int] = field(default_factory=list)

@@ -45,7 +45,9 @@ def likelihoods(model: Any, pairs: Sequence[TokenPair], batch_size: int, share: 
     with torch.inference_mode():
         prefix = common_prefix([prompt for prompt, _ in pairs]) if share else 0
         rows = trees([*dict.fromkeys(path[prefix:] for path in paths)], share)
-        targets_by_answer = _targets(rows, [path[prefix:] for path in paths], [answer for _, answer in pairs])
+        targets_by_answer = _targets_of_answers(
+            rows, [path[prefix:] for path in paths], [answer for _, answer in pairs]
+        )
         targets_by_row: list[dict[Target, None]] = [{} for _ in rows]
         for target in itertools.chain(*targets_by_answer):
             targets_by_row[target[0]][target] = None
@@ -68,7 +70,9 @@ def summed(tokens: Sequence[Likelihood]) -> Likelihood:
     return math.fsum(value for value, _ in tokens), all(is_likeliest for _, is_likeliest in tokens)
 
 
-def _targets(rows: Sequence[TokenTree], paths: Sequence[Path], answers: Sequence[Sequence[int]]) -> list[list[Target]]:
+def _targets_of_answers(
+    rows: Sequence[TokenTree], paths: Sequence[Path], answers: Sequence[Sequence[int]]
+) -> list[list[Target]]:
     columns_by_path: dict[Path, tuple[int, list[int]]] = {}
     for index, row in enumerate(rows):
         columns_by_path |= {path: (index, row.columns(number)) for number, path in enumerate(row.paths)}
@@ -96,7 +100,9 @@ def _target_likelihoods(
     positions = dict.fromkeys((row, column) for row, column, _ in targets)
     numbers_by_position = {position: number for number, position in enumerate(positions)}
     flat = [(row - first) * width + column for row, column in positions]
-    inputs = _branched(model, rows, width, prefix) if has_branches else {"input_ids": _padded(model, rows, width)}
+    inputs = (
+        _branched_inputs(model, rows, width, prefix) if has_branches else {"input_ids": _padded_ids(model, rows, width)}
+    )
     if prefix:
         inputs["past_key_values"] = repeated(cache, len(rows))
     logits = logits_at(model, flat, {**inputs, "use_cache": bool(prefix)})
@@ -117,7 +123,7 @@ def chosen_of(logits: torch.Tensor, numbers: Sequence[int], tokens: Sequence[int
     return [*zip(chosen, likeliest, strict=True)]
 
 
-def _padded(model: Any, rows: Sequence[TokenTree], width: int) -> torch.Tensor:
+def _padded_ids(model: Any, rows: Sequence[TokenTree], width: int) -> torch.Tensor:
     """Token ids [rows, width]; zeros after a row's end, which no token before them sees."""
     import torch
 
@@ -125,7 +131,7 @@ def _padded(model: Any, rows: Sequence[TokenTree], width: int) -> torch.Tensor:
     return torch.tensor([tokens + [0] * (width - len(tokens)) for tokens in flat], device=model.device)
 
 
-def _branched(model: Any, rows: Sequence[TokenTree], width: int, prefix: int) -> dict[str, torch.Tensor]:
+def _branched_inputs(model: Any, rows: Sequence[TokenTree], width: int, prefix: int) -> dict[str, torch.Tensor]:
     """Inputs of rows with branches: positions [rows, width], and a mask [rows, 1, width, prefix + width] to add to the
     attention's scores."""
     import torch
@@ -145,7 +151,7 @@ def _branched(model: Any, rows: Sequence[TokenTree], width: int, prefix: int) ->
     mask = torch.zeros(is_visible.shape, dtype=model.dtype, device=model.device)
     mask.masked_fill_(~is_visible, torch.finfo(model.dtype).min)
     return {
-        "input_ids": _padded(model, rows, width),
+        "input_ids": _padded_ids(model, rows, width),
         "position_ids": torch.tensor(positions, device=model.device) + prefix,
         "attention_mask": mask[:, None],
     }

@@ -52,11 +52,11 @@ def path_of(pair: TokenPair) -> Path:
 
 def trees(paths: Sequence[Path], share: bool) -> list[TokenTree]:
     """Trees of distinct paths, longest first; one tree per path unless `share`."""
-    all_trees = [*_joined(sorted(paths))] if share else [TokenTree((path,), len(path)) for path in paths]
+    all_trees = [*_joined_neighbours(sorted(paths))] if share else [TokenTree((path,), len(path)) for path in paths]
     return sorted(all_trees, key=lambda tree: (-tree.length, tree.paths))
 
 
-def _joined(paths: Sequence[Path]) -> Iterator[TokenTree]:
+def _joined_neighbours(paths: Sequence[Path]) -> Iterator[TokenTree]:
     """Joins neighbours in sorted order for as long as that saves tokens."""
     tree: TokenTree | None = None
     for path in paths:

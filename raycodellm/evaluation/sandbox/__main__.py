@@ -57,16 +57,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("samples", type=Path, metavar="SAMPLES", help="JSON lines in HumanEval's format, or .jsonl.gz")
     parser.add_argument("--isolation", choices=KINDS, help="default: the strongest that works here")
-    parser.add_argument("--cpu-seconds", type=_whole, default=Limits.cpu_seconds, help="computing time of a program")
+    parser.add_argument(
+        "--cpu-seconds", type=_whole_number, default=Limits.cpu_seconds, help="computing time of a program"
+    )
     parser.add_argument("--wall-seconds", type=_number, default=Limits.wall_seconds, help="longest time of a program")
     parser.add_argument(
-        "--memory-mib", type=_whole, default=Limits.memory_bytes >> 20, help="address space of a program"
+        "--memory-mib", type=_whole_number, default=Limits.memory_bytes >> 20, help="address space of a program"
     )
-    parser.add_argument("--workers", type=_whole, default=os.cpu_count() or 1, help="programs at once")
+    parser.add_argument("--workers", type=_whole_number, default=os.cpu_count() or 1, help="programs at once")
     return parser
 
 
-def _whole(text: str) -> int:
+def _whole_number(text: str) -> int:
     return int(_number(text, int))
 
 

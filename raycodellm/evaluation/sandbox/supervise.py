@@ -163,16 +163,19 @@ def _judge(program: Program, isolation: Isolation, limits: Limits) -> tuple[str,
     with contextlib.ExitStack() as stack:
         candidate, checker = _Process(stack, isolation), _Process(stack, isolation)
         with contextlib.ExitStack() as pipes:
-            request_end, request_start = _pipe(pipes)
-            answer_end, answer_start = _pipe(pipes)
-            order = {"limits": asdict(limits), "nonce": nonce}
+            request_reader, request_writer = _pipe(pipes)
+            answer_reader, answer_writer = _pipe(pipes)
+            common_orders = {"limits": asdict(limits), "nonce": nonce}
             candidate.start(
-                stack, {**order, "role": "candidate", "program": program.source, "nonce": ""}, request_end, answer_start
+                stack,
+                {**common_orders, "role": "candidate", "program": program.source, "nonce": ""},
+                request_reader,
+                answer_writer,
             )
-            task = {"prompt": program.prompt, "test": program.test, "entry_point": program.entry_point}
-            checker.start(stack, {**order, **task, "role": "checker"}, request_start, answer_end)
+            task_orders = {"prompt": program.prompt, "test": program.test, "entry_point": program.entry_point}
+            checker.start(stack, {**common_orders, **task_orders, "role": "checker"}, request_writer, answer_reader)
         result, why = _verdict(candidate, checker, nonce, isolation, limits)
-        # The program's process ends by itself when the checker has; killed, it would not tell what it used.
+        # The program's process ends by itself after the checker. If it is killed, its computing time is not known.
         checker.end(1.0 if result == PASSED else 0.0)
         candidate.end(1.0)
         return result, why, candidate.cpu_seconds

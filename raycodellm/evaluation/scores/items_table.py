@@ -42,7 +42,7 @@ ITEMS_SCHEMA = pa.schema(
         pa.field("num_prompt_tokens", pa.int64()),
         pa.field("too_long", pa.bool_(), nullable=False),
         pa.field("not_run", pa.bool_()),  # true: the sandbox or the machine failed, so the item is in no mean
-        pa.field("contaminated", pa.bool_()),  # true: it is in the training data; null: not looked for
+        pa.field("contaminated", pa.bool_()),  # true: the item is in the training data; null: not looked for
         pa.field("scores", pa.map_(pa.string(), pa.float64())),  # the task's own scores of the item, by name
         pa.field("corpus_scores", pa.string()),  # JSON object: what the task's own aggregation over all items takes
         pa.field("attributes", pa.string(), nullable=False),  # JSON object; `part`: the item's part or parts

@@ -97,7 +97,7 @@ def accuracy_score(names: Iterable[str], is_right_or_wrong: Callable[[str], bool
 
 def _accuracy(row: Row) -> float | None:
     correct, scores = row.get("correct"), scores_of(row)
-    return scores.get(accuracy_score(scores) or "") if correct is None else correct  # it may be a fraction
+    return scores.get(accuracy_score(scores) or "") if correct is None else correct  # the score may be a fraction
 
 
 METRICS = (
@@ -180,9 +180,9 @@ def task_metrics(task: str, rows: Sequence[Row]) -> dict[str, float]:
         values[f"{task}/chance"] = statistics.fmean(chances)
     own_scores = dict.fromkeys(name for row in scored for name in scores_of(row) if name not in _RESERVED)
     metrics = (*METRICS, *map(score_metric, own_scores))
-    clusters = _clusters(scored)
+    clusters = _clusters_by_row(scored)
     for metric in metrics:
-        values |= _with_interval(f"{task}/{metric.name}", metric, scored, clusters)
+        values |= _metric_with_interval(f"{task}/{metric.name}", metric, scored, clusters)
     for name in own_scores:
         num_with_score = sum(name in scores_of(row) for row in scored)
         if num_with_score < len(scored):
@@ -197,7 +197,7 @@ def task_metrics(task: str, rows: Sequence[Row]) -> dict[str, float]:
             values[f"{task}/chance_{part}"] = statistics.fmean(chances)
         for metric in (metric for metric in metrics if metric.has_parts):
             name = f"{task}/{metric.name}_{part}"
-            part_values = _with_interval(name, metric, part_rows, clusters)
+            part_values = _metric_with_interval(name, metric, part_rows, clusters)
             values |= part_values if metric.has_part_intervals or not part_values else {name: part_values[name]}
     return values
 
@@ -257,7 +257,7 @@ def named_interval(name: str, interval: Interval) -> dict[str, float]:
     return dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
 
 
-def _clusters(rows: Sequence[Row]) -> dict[int, int | None]:
+def _clusters_by_row(rows: Sequence[Row]) -> dict[int, int | None]:
     """Maps each row, by its `id`, to a number of its cluster that no cluster of another task has; see
     `cluster_numbers`."""
     clusters = [None if (number := cluster_of(row)) is None else (row["task"], number) for row in rows]
@@ -274,7 +274,7 @@ def cluster_numbers(clusters: Sequence[Hashable | None]) -> list[int | None]:
     return [numbers.setdefault(key, len(numbers)) for key in keys]
 
 
-def _with_interval(
+def _metric_with_interval(
     name: str, metric: Metric, rows: Sequence[Row], clusters: Mapping[int, int | None]
 ) -> dict[str, float]:
     weighted_values = [

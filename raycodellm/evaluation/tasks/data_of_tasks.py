@@ -28,20 +28,20 @@ def wanted_data(names: Iterable[str], task_names: TaskNames) -> list[WantedData]
 def task_trees(name: str, task_names: TaskNames) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, merged YAML tree) of the task, or of each task that a group or tag stands for."""
     if is_path(name):
-        tree = _tree(Path(name).expanduser())
-        yield from _leaves(str(tree.get("task", name)), tree, task_names, frozenset())
+        tree = _task_tree(Path(name).expanduser())
+        yield from _leaf_trees(str(tree.get("task", name)), tree, task_names, frozenset())
         return
     for member, named_task in with_members([name], task_names.find).items():
         if named_task.file is not None:
-            yield from _leaves(member, _tree(named_task.file), task_names, frozenset({name}))
+            yield from _leaf_trees(member, _task_tree(named_task.file), task_names, frozenset({name}))
 
 
-def _tree(file: Path) -> dict[str, Any]:
+def _task_tree(file: Path) -> dict[str, Any]:
     tree = merged_tree(file)
     return {**tree, **class_tree(tree, file.parent)}
 
 
-def _leaves(
+def _leaf_trees(
     name: str, tree: dict[str, Any], task_names: TaskNames, seen: frozenset[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The task itself; of a group the tasks that its file spells out, and those whose settings it changes."""
@@ -55,10 +55,10 @@ def _leaves(
         inner_task = member.get("task")
         if isinstance(inner_task, str) and inner_task not in seen:
             named_task = task_names.find(inner_task)
-            base = _tree(named_task.file) if named_task is not None and named_task.file is not None else {}
-            yield from _leaves(inner_task, {**base, **member}, task_names, seen | {inner_task})
+            base = _task_tree(named_task.file) if named_task is not None and named_task.file is not None else {}
+            yield from _leaf_trees(inner_task, {**base, **member}, task_names, seen | {inner_task})
         elif isinstance(inner_task, list):
-            yield from _leaves(str(member.get("group", name)), member, task_names, seen)
+            yield from _leaf_trees(str(member.get("group", name)), member, task_names, seen)
 
 
 def _data_of_task(task: str, tree: Mapping[str, Any]) -> WantedData | None:
@@ -83,7 +83,7 @@ def _data_of_task(task: str, tree: Mapping[str, Any]) -> WantedData | None:
         revision=_revision(tree.get("dataset_kwargs")),
         task=task,
         evaluated=splits[0] if splits else "test",
-        joined=_joined(tree.get("dataset_kwargs"), splits[0] if splits else "test"),
+        joined=_joined_splits(tree.get("dataset_kwargs"), splits[0] if splits else "test"),
         others=tuple(dict.fromkeys(splits[1:])),
         files=tuple(dict.fromkeys([*(release_names or ()), *release_files(path, config), *map(_file_name, files)])),
         data_files=tuple(files),
@@ -104,7 +104,7 @@ def _revision(dataset_kwargs: Any) -> str | None:
     return str(revision) if revision is not None else None
 
 
-def _joined(dataset_kwargs: Any, evaluated: str) -> tuple[str, ...]:
+def _joined_splits(dataset_kwargs: Any, evaluated: str) -> tuple[str, ...]:
     """The splits in `dataset_kwargs: {split: {test: train+test}}`."""
     split = dataset_kwargs.get("split") if isinstance(dataset_kwargs, dict) else None
     text = split.get(evaluated) if isinstance(split, dict) else None

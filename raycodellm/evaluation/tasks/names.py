@@ -162,7 +162,7 @@ def _with_includes(file: Path, heads: dict[Path, dict[str, Any]], including: fro
     if file in including:
         raise ValueError(f"{file} includes itself")
     if file not in heads:
-        heads[file] = _head(file.read_bytes())
+        heads[file] = _naming_keys(file.read_bytes())
     own = heads[file]
     merged: dict[str, Any] = {}
     for name in _as_list(own.get("include")):
@@ -179,7 +179,7 @@ _PLAIN = re.compile(rb"(?!(?:null|true|false|yes|no|on|off)$)([\"']?)([A-Za-z_][
 _ITEMS = re.compile(rb"(?:\s*\n[ \t]*-[ \t]+[\w./+-]+(?=[ \t]*(?:[ \t]#.*)?\r?$))+", re.M)
 
 
-def _head(data: bytes) -> dict[str, Any]:
+def _naming_keys(data: bytes) -> dict[str, Any]:
     """The naming keys of a YAML file with their values. The list under `task`, a group's, may be cut short.
 
     Raises yaml.YAMLError or ValueError where the file is no YAML mapping.

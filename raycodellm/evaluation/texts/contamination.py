@@ -106,7 +106,7 @@ def _read_on_all_ranks(read: Callable[[], T], workers: Workers) -> list[T]:
 def _seen_in_stage(
     folder: Folder, job: StageJob, runs: Mapping[str, ItemRuns], workers: Workers, should_stop: Callable[[], bool]
 ) -> dict[str, np.ndarray]:
-    """For each task bool[distinct runs]: True where the stage was trained on the run."""
+    """Maps each task to bool[distinct runs]: True where the stage was trained on the run."""
     names = {task: f"seen-{fingerprint(task_runs.hashes.tobytes().hex())}.parquet" for task, task_runs in runs.items()}
     is_first = workers.rank == 0
     on_disk = {task: _read_seen(folder, name, runs[task].hashes) if is_first else None for task, name in names.items()}

@@ -84,7 +84,9 @@ def key_of(settings: JudgeSettings) -> str | None:
         raise UserError(
             f"the judge's key: the environment variable {name} is not set; put the key of {settings.base_url} into it"
         )
-    if not key.isascii() or not key.isprintable():  # such a header cannot be sent, and the error would show it
+    if (
+        not key.isascii() or not key.isprintable()
+    ):  # a header with such a key cannot be sent, and the error would show the key
         raise UserError(
             f"the judge's key: the environment variable {name} holds a line break or another character "
             "that no key has; put the key alone into it"
@@ -228,7 +230,7 @@ def _read(response: IO[bytes], seconds: float) -> bytes:
 def _body(error: urllib.error.HTTPError) -> str:
     try:
         return error.read(_PART_BYTES).decode("utf-8", "replace")
-    except (OSError, http.client.HTTPException):  # it ends before its end
+    except (OSError, http.client.HTTPException):  # the answer ends before its length
         return ""
 
 

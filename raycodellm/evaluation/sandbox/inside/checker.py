@@ -48,13 +48,13 @@ def check(prompt: str, test: str, entry_point: str, requests: int, answers: int)
         if not channel.ask("find", name=entry_point):
             return FAILED, f"the program defines no {entry_point}"
         stored = set(_stored_names(code))
-        names = _names(prompt, code, stored, entry_point, channel)
+        names = _visible_names(prompt, code, stored, entry_point, channel)
         exec(code, names)
         if "check" in stored:
             checks = names["check"]
             names[entry_point] = program = _StandIn(channel, entry_point)  # the function may be named `check` too
             checks(program)
-        if channel.lost is not None:  # a test that catches everything has caught it
+        if channel.lost is not None:  # a test that catches every exception has caught this one
             return FAILED, channel.lost
     except CannotAsk as error:
         return NOT_RUN, str(error)
@@ -67,7 +67,9 @@ def check(prompt: str, test: str, entry_point: str, requests: int, answers: int)
     return PASSED, ""
 
 
-def _names(prompt: str, code: types.CodeType, stored: set[str], entry_point: str, channel: _Channel) -> dict[str, Any]:
+def _visible_names(
+    prompt: str, code: types.CodeType, stored: set[str], entry_point: str, channel: _Channel
+) -> dict[str, Any]:
     """The names that the test sees: those of the prompt, and stand-ins for the entry point and other names."""
     names: dict[str, Any] = {"__name__": "test"}
     try:
@@ -118,21 +120,22 @@ class _Channel:
             frames.send(self._requests, {"id": nonce, "do": do, **request})
             answer = frames.receive(self._answers)
         except frames.Closed as error:
-            raise self._broken(f"the program ended before it answered ({error})") from error
+            raise self._mark_lost(f"the program ended before it answered ({error})") from error
         if not isinstance(answer, dict) or answer.get("id") != nonce:
-            raise self._broken("the program answered what was not asked")
+            raise self._mark_lost("the program answered what was not asked")
         if "error" in answer:
             name, why = str(answer["error"])[:100], str(answer.get("why", ""))[:300]
             if do == "call" and name in _PASSED_ON:
                 raise getattr(builtins, name)(why)
             message = f"the program raises {name}{f': {why}' if why else ''}"
-            raise CandidateFailed(message) if answer.get("is_exception") is True else self._broken(message)
+            raise CandidateFailed(message) if answer.get("is_exception") is True else self._mark_lost(message)
         try:
             return decode(answer.get("value"), lambda number: _StandIn(self, number))
         except ValueError as error:
-            raise self._broken(f"the program answered {error}") from error
+            raise self._mark_lost(f"the program answered {error}") from error
 
-    def _broken(self, why: str) -> CandidateFailed:
+    def _mark_lost(self, why: str) -> CandidateFailed:
+        """Keeps the first reason why the process can be asked no more; returns the exception to raise."""
         self.lost = self.lost or why
         return CandidateFailed(why)
 

@@ -31,7 +31,7 @@ def enter(readable: Sequence[str], root: str, temporary: str, temporary_bytes: i
     user, group = os.geteuid(), os.getegid()
     try:
         kernel.call("unshare", _ALL)
-    except OSError:  # without the right to, even as root: inside a user namespace there is one
+    except OSError:  # not allowed, even to root; allowed inside a user namespace
         is_root = False
         kernel.call("unshare", _ALL | _NEWUSER)
         for name, text in (

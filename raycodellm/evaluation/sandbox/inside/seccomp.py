@@ -52,7 +52,7 @@ def program(arch: int) -> bytes:
         _instruction(_RETURN, _ALLOW),
         _instruction(_RETURN, refuse),
     ]
-    # Limits of this process may be read; those of others not even that.
+    # The call is allowed for this process (0), and refused for any other.
     code += [
         _instruction(_JUMP_IF_EQUAL, syscalls.PRLIMIT64[arch], 0, 3),
         _instruction(_LOAD, _FIRST_ARGUMENT),

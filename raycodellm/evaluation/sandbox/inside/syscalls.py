@@ -60,7 +60,7 @@ REFUSED: tuple[tuple[str, int | None, int | None], ...] = (
     ("clock_settime", 227, 112),
     ("fanotify_init", 300, 262),
     ("inotify_init1", 294, 26),
-    # Memory that counts as nobody's.
+    # Memory that counts towards no process's limit.
     ("memfd_create", 319, 279),
     ("memfd_secret", 447, 447),
     # Owners, modes and times of files, which Landlock lets pass.
