@@ -101,7 +101,7 @@ def unique_jobs(chains: Iterable[Chain]) -> list[StageJob]:
     return list({job.key: job for chain in chains for job in chain.stages}.values())
 
 
-def training(
+def training_line(
     jobs: Sequence[StageJob], vocab_size: int, hours: Hours, hardware: Hardware, trials_per_planned: float = 1.0
 ) -> str:
     """One line: the FLOPs and device hours of training. `jobs`: of the planned trials; `trials_per_planned`: trials of
@@ -138,7 +138,7 @@ def confirming(fresh: Sequence[Chain], num_seeds: int, vocab_size: int, hardware
     return num_seeds * device_hours(fresh, 1, vocab_size, hardware).sweep if fresh else 0.0
 
 
-def money(
+def money_lines(
     hours: Hours, device: Device, prices: Prices, scaling: Scaling, slots: int, confirming: float = 0.0
 ) -> list[str]:
     """Device hours and money per arm, of the sweep and of the head node, as lines of text.

@@ -204,12 +204,12 @@ def _cost(
     confirming = costs.confirming(fresh, confirm.seeds[-1], vocab_size, hardware) if confirm is not None else 0.0
     lines = [
         _model_line(sweep, vocab_size),
-        costs.training(costs.unique_jobs(chains), vocab_size, hours, hardware, num_trials / len(chains)),
+        costs.training_line(costs.unique_jobs(chains), vocab_size, hours, hardware, num_trials / len(chains)),
         *([costs.confirmation_line(confirming, hardware)] if confirming else []),
         *(["cost: --prices shows it in money"] if prices is None else []),
     ]
     money = (
-        costs.money(hours, device, prices, sweep.scaling, slot_placement.slots, confirming)
+        costs.money_lines(hours, device, prices, sweep.scaling, slot_placement.slots, confirming)
         if device is not None and prices
         else []
     )

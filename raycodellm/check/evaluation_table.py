@@ -70,11 +70,16 @@ def mixed_means(file: SweepFile, facts: Mapping[str, SuiteTask | None]) -> list[
 
 def _unmeasured(file: SweepFile, elsewhere: bool) -> list[str]:
     """A line for each text that no task of a trial measures."""
-    settings = dict.fromkeys(config.resolve(file, point).evaluation for point in file.probe_points())
-    tasks = {task for one in settings for members in evaluation.asked_units(one).values() for task in members}
-    found = [evaluation.unmeasured_texts(one, tasks, elsewhere=elsewhere) for one in settings]
-    domains = dict.fromkeys(domain for of_one in found for domain in of_one)
-    return [f"  evaluation.texts.{one}: no task measures it; add {task_of(one)} to evaluation.tasks" for one in domains]
+    evaluations = dict.fromkeys(config.resolve(file, point).evaluation for point in file.probe_points())
+    tasks = {
+        task for settings in evaluations for members in evaluation.asked_units(settings).values() for task in members
+    }
+    domains_by_point = [evaluation.unmeasured_texts(settings, tasks, elsewhere=elsewhere) for settings in evaluations]
+    domains = dict.fromkeys(domain for domains_of_point in domains_by_point for domain in domains_of_point)
+    return [
+        f"  evaluation.texts.{domain}: no task measures it; add {task_of(domain)} to evaluation.tasks"
+        for domain in domains
+    ]
 
 
 def _judge(file: SweepFile) -> list[str]:

@@ -81,7 +81,7 @@ def _count(number: int | None) -> str:
 def cost(file: SweepFile, given_models: Sequence[GivenModel], hardware: costs.Hardware) -> list[str]:
     """Items, tokens and FLOPs of the evaluations, as lines of text. Loads the tasks, which takes seconds."""
     try:
-        num_items, num_bytes = _items_of(file)
+        num_items, num_bytes = _count_items_and_bytes(file)
     except UserError as error:
         return [f"evaluating: how much text there is, is not known here: {error}"]
     num_tokens = num_bytes / BYTES_PER_TOKEN
@@ -106,7 +106,7 @@ def cost(file: SweepFile, given_models: Sequence[GivenModel], hardware: costs.Ha
     return lines
 
 
-def _items_of(file: SweepFile) -> tuple[int, int]:
+def _count_items_and_bytes(file: SweepFile) -> tuple[int, int]:
     """(items, bytes of their different texts) of every task, as many as `evaluation.limit` lets be asked. Equal prompts
     are read and answered once, and so are the examples with which all prompts begin, which do not count here."""
     limit = file.example().evaluation.limit

@@ -27,14 +27,15 @@ class CommandParser(Parser):
     """The parser of one command, which refuses an unknown option itself, so that its own options stand in the usage."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        found, unknown = super().parse_known_args(args, namespace)
+        parsed, unknown = super().parse_known_args(args, namespace)
         options = self._option_string_actions
-        hints = [_hint(one.partition("=")[0], options) for one in unknown if one.startswith("-")]
+        hints = [_hint(argument.partition("=")[0], options) for argument in unknown if argument.startswith("-")]
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{hints[0] if hints else ''}")
-        return found, unknown
+        return parsed, unknown
 
 
-def _hint(found: object, known: Any) -> str:
-    meant = nearest(found, known or ())
-    return f"; did you mean {meant}?" if meant else ""
+def _hint(value: object, choices: Any) -> str:
+    """The end of a message, which names the choice that was probably meant; empty if no choice is near."""
+    nearest_choice = nearest(value, choices or ())
+    return f"; did you mean {nearest_choice}?" if nearest_choice else ""

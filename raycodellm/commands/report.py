@@ -123,7 +123,7 @@ class _Pages:
         print(f"{self.num_ended} of {self.num_trials} trials ended; report written", flush=True)
 
     def write_last(self) -> None:
-        """Writes the page once more, as one that does not load itself again."""
+        """Writes the page once more, without its automatic reload."""
         from raycodellm import report as reports
 
         if self.records is not None:

@@ -28,11 +28,11 @@ class _Line:
     """One arm's values, from the smallest size to the largest."""
 
     name: str
-    place: int
-    """Gives the arm its colour and symbol, the same in all plots; 0 for the reference."""
+    colour_index: int
+    """Index of the arm's colour and symbol, the same in all plots; 0 for the reference."""
     points: Sequence[tuple[SizeFacts, Interval]]
     is_signed: bool
-    """True for differences."""
+    """True if the values are differences, which are written with a sign."""
 
 
 def effects_by_size(result: LadderResult) -> list[Figure]:
@@ -43,7 +43,7 @@ def effects_by_size(result: LadderResult) -> list[Figure]:
         lines = [
             _Line(
                 _name(arm_effects.number, arm_effects.params),
-                _places(result)[arm_key(arm_effects.params)],
+                _colour_indices(result)[arm_key(arm_effects.params)],
                 [(effect.size, effect.difference) for effect in arm_effects.effects],
                 is_signed=True,
             )
@@ -63,8 +63,10 @@ def scores_by_size(result: LadderResult) -> list[Figure]:
     if not lines:
         return []
     objective: Objective = result.objectives[0]
-    places = _places(result)
-    arm_lines = [_Line(name, places.get(key, 0), points, is_signed=False) for key, (name, points) in lines.items()]
+    colour_indices = _colour_indices(result)
+    arm_lines = [
+        _Line(name, colour_indices.get(key, 0), points, is_signed=False) for key, (name, points) in lines.items()
+    ]
     return [_figure("scores-by-size", result, metric_in_words(objective), arm_lines, has_zero=False)]
 
 
@@ -82,9 +84,9 @@ def _scores(size: SizeResult) -> list[tuple[str, ArmKey, Interval]]:
     ]
 
 
-def _places(result: LadderResult) -> dict[ArmKey, int]:
-    """Maps each arm beside the reference to its place among them, from 1 on."""
-    return {key: place for place, key in enumerate(result.arms, start=1)}
+def _colour_indices(result: LadderResult) -> dict[ArmKey, int]:
+    """Maps each arm beside the reference to the index of its colour, from 1 on."""
+    return {key: index for index, key in enumerate(result.arms, start=1)}
 
 
 def _name(number: int, params: Any) -> str:
@@ -114,7 +116,7 @@ def _figure(name: str, result: LadderResult, y_title: str, lines: Sequence[_Line
 
 def _trace(line: _Line, shift: float) -> dict[str, Any]:
     """`shift`: along the axis of sizes, in powers of ten."""
-    colour = GROUP_COLOURS[line.place % len(GROUP_COLOURS)]
+    colour = GROUP_COLOURS[line.colour_index % len(GROUP_COLOURS)]
     values = [score for _, score in line.points]
     return {
         "type": "scatter",
@@ -135,5 +137,5 @@ def _trace(line: _Line, shift: float) -> dict[str, Any]:
         ],
         "hovertemplate": "%{text}<extra></extra>",
         "line": {"color": colour, "width": 1.2},
-        "marker": {"color": colour, "symbol": GROUP_SYMBOLS[line.place % len(GROUP_SYMBOLS)], "size": 8},
+        "marker": {"color": colour, "symbol": GROUP_SYMBOLS[line.colour_index % len(GROUP_SYMBOLS)], "size": 8},
     }

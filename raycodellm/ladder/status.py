@@ -41,7 +41,7 @@ class LadderStatus:
         return Table(header, [_row(*entry) for entry in self.sizes], left=(0, 2, 6))
 
     def as_json(self) -> dict[str, Any]:
-        """The same for machines: each size's own status, null where it has not begun."""
+        """The ladder's status for machines: each size's own status, null where the size has not begun."""
         return {
             "format": FORMAT,
             "ladder": self.ladder.name,

@@ -28,8 +28,8 @@ def num_confirmed(file: SweepFile) -> int:
 
 
 def most_confirm_trials(file: SweepFile) -> int:
-    """Confirmation trials if every arm needs every look. Raises `UserError` when they are too many, and when the
-    reference is alone."""
+    """Number of confirmation trials if every arm needs every look. Raises `UserError` when they are too many, and when
+    the reference is alone."""
     confirm = file.example().search.confirm
     if confirm is None:
         return 0

@@ -1,8 +1,8 @@
 """A sampler around Optuna's that proposes no point which the study has already.
 
 It asks the sampler of the sweep file and stores nothing, so a point that is thrown away leaves no trace in the study.
-What it proposes depends on the study's trials and the trial's number alone: a driver that was killed while it suggested
-a trial is followed by one that suggests the same.
+Its proposals depend on the study's trials and the trial's number alone: after a driver was killed while it suggested a
+trial, the next driver suggests the same point.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Point = dict[str, Any]
 
 
 class DistinctSampler(BaseSampler):
-    """Proposes whole points, each of which `is_tried` denies, as long as the space has one."""
+    """Proposes whole points for which `is_tried` is false, as long as the space has such a point."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """The points that a study tries first, as trials that wait in it: a grid, the reference, and `search.enqueue`.
 
 Optuna keeps the point of a waiting trial as its `fixed_params`, also after the trial has begun. So a study tells which
-points it has, whoever killed which driver, and a continued run enqueues those that were added to its file.
+points it has even after a driver was killed, and a continued run enqueues the points that were added to its file.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ def trials_at_once(file: SweepFile, num_slots: int) -> int:
 
 
 def _levels(file: SweepFile) -> list[list[str]]:
-    """Names of parameters, those that decide on a trial's first steps first: of the whole sweep, and then of each stage
-    those that make another trunk, and those of its length."""
+    """Names of parameters, level by level: first those of the whole sweep and of the first stage's trunk, then those of
+    the first stage's length, then those of each further stage in the same order."""
     stage_names = [str(stage.get("name")) for stage in file.tree.get("stages", ()) if isinstance(stage, dict)]
     searched = list(dict.fromkeys(parameter.name for parameter in file.parameters))
     owner = {name: name.partition(".")[0] for name in searched}

@@ -55,15 +55,15 @@ def read_journal(path: Path, file: SweepFile, results: Mapping[int, TrialResult]
     entries = [_entry(line) for line in lines]
     trials, refused = _replay([entry for entry in entries if entry is not None])
     if refused:
-        good = [place for place, entry in enumerate(entries) if entry is not None]
+        good = [index for index, entry in enumerate(entries) if entry is not None]
         for count in refused:
             entries[good[count]] = None
-    bad = tuple(place for place, entry in enumerate(entries) if entry is None)
+    bad = tuple(index for index, entry in enumerate(entries) if entry is None)
     if bad:
         guesses = (dict(zip(bad, creates_trial, strict=True)) for creates_trial in _guesses(bad))
         readings = (_replay(list(_with_guessed_trials(entries, guess, file)))[0] for guess in guesses)
         trials = max(readings, key=lambda reading: _agreement(reading, results, file, file.example().seed))
-    return Journal(trials, tuple(place + 1 for place in bad))
+    return Journal(trials, tuple(index + 1 for index in bad))
 
 
 def _entry(line: bytes) -> Entry | None:
@@ -89,10 +89,10 @@ def _with_guessed_trials(
     if not any(entry and entry["op_code"] == _CREATE_STUDY for entry in entries[:1]):
         directions = [1 if objective.mode == "min" else 2 for objective in sweep.search.objectives]
         yield {"op_code": _CREATE_STUDY, "worker_id": "", "study_name": sweep.name, "directions": directions}
-    for place, entry in enumerate(entries):
+    for index, entry in enumerate(entries):
         if entry is not None:
             yield entry
-        elif creates_trial[place]:
+        elif creates_trial[index]:
             yield {"op_code": _CREATE_TRIAL, "worker_id": "", "study_id": 0, "datetime_start": "2000-01-01T00:00:00"}
 
 
@@ -109,9 +109,9 @@ def _replay(entries: Sequence[Entry]) -> tuple[tuple[FrozenTrial, ...], set[int]
         """Place of the entry that Optuna replays."""
 
         def read_logs(self, log_number_from: int) -> Iterator[Entry]:
-            for place in range(log_number_from, self.end):
-                self.place = place
-                yield entries[place]
+            for index in range(log_number_from, self.end):
+                self.index = index
+                yield entries[index]
 
         def append_logs(self, logs: list[Entry]) -> None:
             raise PermissionError("a damaged journal is not written to")
@@ -125,7 +125,7 @@ def _replay(entries: Sequence[Entry]) -> tuple[tuple[FrozenTrial, ...], set[int]
             storage.get_all_studies()
             is_replayed = True
         except Exception:  # inside Optuna an entry of the wrong shape may raise anything
-            refused.add(backend.place)
+            refused.add(backend.index)
     names = [study.study_name for study in storage.get_all_studies()]
     trials = storage.get_all_trials(storage.get_study_id_from_name(names[0])) if names else ()
     return tuple(trials), refused
@@ -133,8 +133,8 @@ def _replay(entries: Sequence[Entry]) -> tuple[tuple[FrozenTrial, ...], set[int]
 
 def _agreement(trials: Sequence[FrozenTrial], results: Mapping[int, TrialResult], file: SweepFile, seed: int) -> int:
     """How many results agree with the trials, less how many do not."""
-    places = dict(enumerate(trials))
-    return sum(1 if agrees(places.get(number), result, file, seed) else -1 for number, result in results.items())
+    by_number = dict(enumerate(trials))
+    return sum(1 if agrees(by_number.get(number), result, file, seed) else -1 for number, result in results.items())
 
 
 def agrees(trial: FrozenTrial | None, result: TrialResult, file: SweepFile, first_seed: int) -> bool:

@@ -11,8 +11,8 @@ from raycodellm.search.space import by_name, keyed_points, point_text, sample
 
 
 def preview(file: SweepFile, limit: int) -> list[dict[str, Any]]:
-    """The first `limit` arms: of `grid` and `qmc` those that will run; for any other sampler the points that are tried
-    first, then random ones as an example."""
+    """The first `limit` arms. With `grid` and `qmc` they are arms that will run; with any other sampler the points that
+    are tried first, then random points as an example."""
     search = file.example().search
     if search.sampler == "grid":
         return grid(file)[:limit]

@@ -41,7 +41,7 @@ class PriorTrial:
     values: tuple[float, ...]
     """The trial's scores in this sweep's objectives."""
     breaches: dict[str, float] = field(default_factory=dict)
-    """How far it is beyond each constraint of this sweep, by the constraint's name."""
+    """How far the trial is beyond each constraint of this sweep, by the constraint's name."""
 
 
 def whole_point(file: SweepFile, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,16 +61,15 @@ def with_prior(study: optuna.Study, file: SweepFile, prior: Sequence[PriorTrial]
     from optuna.trial import TrialState, create_trial
 
     copy = optuna.create_study(directions=study.directions)
-    own = study.get_trials(deepcopy=False)
-    complete = [trial for trial in own if trial.state == TrialState.COMPLETE]
-    has_constraints = all(trial.constraints for trial in complete) and all(
+    own_trials = study.get_trials(deepcopy=False)
+    complete_trials = [trial for trial in own_trials if trial.state == TrialState.COMPLETE]
+    has_constraints = all(trial.constraints for trial in complete_trials) and all(
         prior_trial.breaches for prior_trial in prior
     )
-    ranked = dict(
-        zip([trial.number for trial in complete], quantiles([trial.values for trial in complete]), strict=True)
-    )
+    own_quantiles = quantiles([trial.values for trial in complete_trials])
+    ranked = dict(zip([trial.number for trial in complete_trials], own_quantiles, strict=True))
     generation = _generation_attribute()
-    for trial in own:
+    for trial in own_trials:
         values = ranked.get(trial.number, trial.values if trial.state != TrialState.COMPLETE else None)
         content = {
             "params": trial.params,
@@ -82,8 +81,9 @@ def with_prior(study: optuna.Study, file: SweepFile, prior: Sequence[PriorTrial]
         constraints = trial.constraints if has_constraints else None
         copy.add_trial(create_trial(state=trial.state, values=values, constraints=constraints, **content))
     for run in dict.fromkeys(prior_trial.run for prior_trial in prior):
-        of_run = [prior_trial for prior_trial in prior if prior_trial.run == run]
-        for prior_trial, values in zip(of_run, quantiles([prior_trial.values for prior_trial in of_run]), strict=True):
+        run_trials = [prior_trial for prior_trial in prior if prior_trial.run == run]
+        run_quantiles = quantiles([prior_trial.values for prior_trial in run_trials])
+        for prior_trial, values in zip(run_trials, run_quantiles, strict=True):
             if (space := distributions(file, prior_trial.params)) is not None:
                 copy.add_trial(
                     create_trial(

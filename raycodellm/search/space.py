@@ -47,7 +47,7 @@ _NEEDS = {
     "learning_rate.warmup": _Need("learning_rate.boundary", lambda boundary: boundary != "continue", "restart"),
     "learning_rate.final": _Need("learning_rate.schedule", lambda schedule: schedule != "constant", "cosine"),
 }
-"""By the parameter's path inside its stage."""
+"""Maps a parameter's path inside its stage to the parameter's need."""
 
 
 def sampling_order(file: SweepFile) -> list[Parameter]:

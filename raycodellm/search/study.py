@@ -36,7 +36,7 @@ class Suggestion:
     replicate: int
     """The trial's seed is the sweep's seed plus `replicate`."""
     params: dict[str, Any]
-    """By the parameters' names."""
+    """Values by the parameters' names."""
 
     @property
     def phase(self) -> Phase:
@@ -124,9 +124,11 @@ class SweepStudy:
                     self._restore_confirmation(self._lost.pop(0), arm, CONFIRM_SEEDS + place, params)
                 else:
                     self._enqueue(arm, CONFIRM_SEEDS + place, params)
-        waiting = {_place(trial): trial.number for trial in self.trials() if trial.state == TrialState.WAITING}
-        places = [(arm, CONFIRM_SEEDS + place) for arm, place in requests]
-        self._to_confirm = [waiting[place] for place in places if place in waiting]
+        waiting = {
+            _arm_and_replicate(trial): trial.number for trial in self.trials() if trial.state == TrialState.WAITING
+        }
+        requested = [(arm, CONFIRM_SEEDS + place) for arm, place in requests]
+        self._to_confirm = [waiting[key] for key in requested if key in waiting]
 
     def suggest(self) -> Suggestion:
         """The next trial to run: one left unfinished under its own number, one of the confirmation, or a new one."""
@@ -193,8 +195,8 @@ class SweepStudy:
         return Trial(self._study, self._id_of(number))
 
     def _new_trial(self) -> optuna.trial.Trial:
-        """The first trial that waits, or else a new one. Of a grid, all of whose points wait, the points that the file
-        names go first, also those that it names since the study began."""
+        """The first trial that waits, or else a new one. All points of a grid wait: those that the file names go first,
+        also points that were added to the file since the study began."""
         from optuna.trial import TrialState
 
         if self._file.example().search.sampler == "grid":
@@ -211,12 +213,14 @@ class SweepStudy:
         return self._live_trial(number)
 
     def _is_lost_confirmation(self, trial: FrozenTrial) -> bool:
-        """True for an open trial without an arm whose number tells that it was one of the confirmation: before it are
-        as many others as the search has. Trials that were added to the search follow confirmation trials."""
+        """True for an open trial without an arm whose number tells that it was a confirmation trial: at least as many
+        other trials precede it as the search has. Trials added to the search follow confirmation trials."""
         confirms = self._file.example().search.confirm is not None
         if not confirms or _has_arm(trial) or trial.state.is_finished():
             return False
-        num_confirmations = sum(_place(earlier)[1] >= CONFIRM_SEEDS for earlier in self.trials()[: trial.number])
+        num_confirmations = sum(
+            _arm_and_replicate(earlier)[1] >= CONFIRM_SEEDS for earlier in self.trials()[: trial.number]
+        )
         return trial.number >= self._num_searched + num_confirmations
 
     def _restore_confirmation(self, number: int, arm: int, replicate: int, params: Mapping[str, Any]) -> None:
@@ -307,8 +311,8 @@ def _has_arm(trial: FrozenTrial | optuna.trial.Trial) -> bool:
     return {"arm", "replicate"} <= trial.user_attrs.keys()
 
 
-def _place(trial: FrozenTrial) -> tuple[int, int]:
-    """The trial's arm and replicate; -1 for what it does not have yet."""
+def _arm_and_replicate(trial: FrozenTrial) -> tuple[int, int]:
+    """The trial's arm and replicate, each -1 if the trial does not have it yet."""
     return trial.user_attrs.get("arm", -1), trial.user_attrs.get("replicate", -1)
 
 

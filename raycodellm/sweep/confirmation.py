@@ -111,73 +111,73 @@ MOST_NAMED = 3
 
 
 def confirmation_news(
-    file: SweepFile, before: Looks | None, now: Looks, rows: Sequence[Mapping[str, Any]]
+    file: SweepFile, looks_before: Looks | None, looks: Looks, rows: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """Lines on the news since `before`: which arms are confirmed, and the verdicts of each look.
+    """Lines on the news since `looks_before`: which arms are confirmed, and the verdicts of each look.
 
-    `before` is None at a driver's first look; the news that an earlier driver told are left out. `rows`: of all trials
-    that have begun.
+    `looks_before` is None at a driver's first look; the news that an earlier driver told are left out. `rows`: of all
+    trials that have begun.
     """
     confirm = file.example().search.confirm
-    if confirm is None or now.phase == "search":
+    if confirm is None or looks.phase == "search":
         return []
     names = {row["arm"]: f"arm {row['arm']} ({formats.params(params_of(row))})" for row in rows}
-    if before is None and now.phase == "confirm" and any(row.get("phase") == "confirm" for row in rows):
-        look_name = f"look {now.look + 1} of {len(confirm.seeds)}, at {confirm.seeds[now.look]} fresh seeds each"
-        arms = [names[arm] for arm in sorted({trial.arm for trial in now.pending})]
+    if looks_before is None and looks.phase == "confirm" and any(row.get("phase") == "confirm" for row in rows):
+        look_name = f"look {looks.look + 1} of {len(confirm.seeds)}, at {confirm.seeds[looks.look]} fresh seeds each"
+        arms = [names[arm] for arm in sorted({trial.arm for trial in looks.pending})]
         return [f"the confirmation goes on with {look_name}: {listed(arms)}"]
     news = []
-    if confirm.begun is not None and before is not None and before.phase == "search" and before.arms:
-        arms_text = listed([str(arm) for arm in now.arms])
+    if confirm.begun is not None and looks_before is not None and looks_before.phase == "search" and looks_before.arms:
+        arms_text = listed([str(arm) for arm in looks.arms])
         return [f"the added trials have ended; the confirmed arms stay {arms_text}, which were chosen before"]
-    if before is None or before.phase == "search":
-        news.append(_search_end_text(now, confirm.seeds, names))
-    decided = now.look if now.phase == "done" else now.look - 1
-    if now.verdicts and decided >= 0:
+    if looks_before is None or looks_before.phase == "search":
+        news.append(_search_end_text(looks, confirm.seeds, names))
+    decided = looks.look if looks.phase == "done" else looks.look - 1
+    if looks.verdicts and decided >= 0:
         look_name = f"look {decided + 1} of {len(confirm.seeds)} ({confirm.seeds[decided]} seeds)"
-        news.append(f"{look_name}: {_verdicts_text(file, now, names)}; {_next_step(now, confirm.seeds)}")
+        news.append(f"{look_name}: {_verdicts_text(file, looks, names)}; {_next_step(looks, confirm.seeds)}")
     return news
 
 
-def _search_end_text(now: Looks, seeds: Sequence[int], names: Mapping[int, str]) -> str:
-    if not now.arms:
+def _search_end_text(looks: Looks, seeds: Sequence[int], names: Mapping[int, str]) -> str:
+    if not looks.arms:
         return "the search is over: no arm beside the reference has a score, so none is confirmed"
-    arms = listed([names[arm] for arm in now.arms])
+    arms = listed([names[arm] for arm in looks.arms])
     return (
-        f"the search is over: {arms} and the reference, {names[now.reference or 0]}, are confirmed with "
+        f"the search is over: {arms} and the reference, {names[looks.reference or 0]}, are confirmed with "
         f"{seeds[0]} fresh seeds each, at most {seeds[-1]}"
     )
 
 
-def _verdicts_text(file: SweepFile, now: Looks, names: Mapping[int, str]) -> str:
+def _verdicts_text(file: SweepFile, looks: Looks, names: Mapping[int, str]) -> str:
     """`mean/bpb: arm 3 (pretrain.code_ratio 0.6) better -0.050 (-0.080 to -0.020; p 0.004)`, for each objective."""
     sentences = []
     for objective in file.example().search.objectives:
-        verdicts = [arm_verdict for arm_verdict in now.verdicts if arm_verdict.metric == objective.metric]
+        verdicts = [arm_verdict for arm_verdict in looks.verdicts if arm_verdict.metric == objective.metric]
         are_many = len(verdicts) > MOST_NAMED
         labels = {arm_verdict.arm: f"arm {arm_verdict.arm}" for arm_verdict in verdicts} if are_many else names
-        phrases = [_verdict_phrase(arm_verdict, now, labels[arm_verdict.arm]) for arm_verdict in verdicts]
+        phrases = [_verdict_phrase(arm_verdict, looks, labels[arm_verdict.arm]) for arm_verdict in verdicts]
         sentences.append(f"{objective.metric}: {', '.join(phrases) or 'not known'}")
     return "; ".join(sentences)
 
 
-def _verdict_phrase(arm_verdict: verdict.Verdict, now: Looks, label: str) -> str:
+def _verdict_phrase(arm_verdict: verdict.Verdict, looks: Looks, label: str) -> str:
     """The verdict on one arm; if there is no difference to the reference, the one of the two that has no score."""
     if not math.isnan(arm_verdict.difference.value):
         return f"{label} {arm_verdict.word} {verdict.difference(arm_verdict)}"
-    without_score = "it" if now.counted.get(now.reference or 0) else "the reference"
+    without_score = "it" if looks.counted.get(looks.reference or 0) else "the reference"
     return f"{label} {arm_verdict.word}, since no fresh seed of {without_score} has a score"
 
 
-def _next_step(now: Looks, seeds: Sequence[int]) -> str:
-    if now.phase == "confirm":
-        num_more = seeds[now.look] - seeds[now.look - 1]
-        arms = sorted({trial.arm for trial in now.pending})
+def _next_step(looks: Looks, seeds: Sequence[int]) -> str:
+    if looks.phase == "confirm":
+        num_more = seeds[looks.look] - seeds[looks.look - 1]
+        arms = sorted({trial.arm for trial in looks.pending})
         return f"{num_more} more seed{'s' * (num_more > 1)} for {arms_said(arms)}"
-    is_known = all(arm_verdict.word != "not known" for arm_verdict in now.verdicts)
+    is_known = all(arm_verdict.word != "not known" for arm_verdict in looks.verdicts)
     if is_known:
         return "every verdict is known"
-    return "this was the last look" if now.look + 1 == len(seeds) else "no further look would tell"
+    return "this was the last look" if looks.look + 1 == len(seeds) else "no further look would tell"
 
 
 def arms_said(arms: Sequence[int]) -> str:

@@ -42,12 +42,12 @@ def sighting(snapshot: Snapshot, at: float, elapsed: float) -> Sighting:
 
 
 def running_driver(run: Run) -> Driver | None:
-    """The driver that runs the sweep; None for none, or for one that is known to have ended."""
+    """The driver that runs the sweep; None if there is no driver, or if it is known to have ended."""
     return driver_of(run.folder)
 
 
 def driver_of(folder: Folder) -> Driver | None:
-    """The driver that owns the run folder; None for none, or for one that is known to have ended."""
+    """The driver that owns the run folder; None if there is no driver, or if it is known to have ended."""
     owner = Owner(folder)
     content = owner.read()
     if content is None or owner.may_take_up(content):

@@ -82,7 +82,7 @@ class Run:
 
     @property
     def results_at_start(self) -> list[TrialResult]:
-        """In the order of their numbers."""
+        """The trials that had begun before the driver ran any, in the order of their numbers."""
         return [shown for files in self.at_start.values() if (shown := files.shown) is not None]
 
     def trial_folder(self, number: int) -> Folder:

@@ -46,7 +46,7 @@ class Halting:
         self.count_failures()
 
     def count_failures(self) -> None:
-        """To be called when a trial has failed."""
+        """Says why no further trial begins, if too many have failed. To be called when a trial has failed."""
         if self.has_failed_too_often:
             return
         if line := too_many_failed(self._results.all(), self._run.sweep.search.max_failed):

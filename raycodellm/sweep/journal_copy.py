@@ -53,14 +53,14 @@ def joined(journal: bytes, parts: Mapping[str, bytes]) -> bytes:
     Where two drivers wrote a part at the same place, the part of the later driver counts.
     """
     pieces, length, checksum = [journal], len(journal), zlib.crc32(journal)
-    while names := [name for name, part in parts.items() if part and name.startswith(_place(length, checksum))]:
+    while names := [name for name, part in parts.items() if part and name.startswith(_part_prefix(length, checksum))]:
         piece = parts[max(names)]
         pieces.append(piece)
         length, checksum = length + len(piece), zlib.crc32(piece, checksum)
     return b"".join(pieces)
 
 
-def _place(length: int, checksum: int) -> str:
+def _part_prefix(length: int, checksum: int) -> str:
     """Beginning of the name of a part that follows so many bytes with this checksum."""
     return f"{length:012d}-{checksum:08x}-"
 
@@ -100,7 +100,7 @@ class JournalCopy:
             lines = file.read()
         if not lines:
             return
-        name = f"{_place(self._length, self._checksum)}{self._generation:04d}"
+        name = f"{_part_prefix(self._length, self._checksum)}{self._generation:04d}"
         (self._folder / PARTS).write_bytes(name, lines)
         self._length += len(lines)
         self._checksum = zlib.crc32(lines, self._checksum)

@@ -1,8 +1,8 @@
-"""Opens a run folder, which holds a sweep that computes the same, or the same but for what was added: tasks, trials,
-points, replicates, looks of its confirmation (`sweep.continuing`).
+"""Opens the run folder of a sweep. The folder must hold a sweep that computes the same, or the same but for additions:
+tasks, trials, points, replicates, looks of its confirmation (`sweep.continuing`).
 
 Added tasks change no trial: the trials that have ended are opened again under their numbers, and only the added tasks
-are evaluated on their models. Their scores on the other tasks stay, and so does what the study was told of them.
+are evaluated on their models. Their scores on the other tasks stay, and so do their results in the study.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def are_only_tasks(changed: Sequence[str]) -> bool:
 def why_not_added(saved: SweepFile, file: SweepFile, scored: Collection[str] = ()) -> str | None:
     """Why the tasks of `file` cannot take the place of those of `saved` in one run; None where they can.
 
-    `scored`: the tasks of the trials that are complete. A task of which none has a score may go again.
+    `scored`: the tasks of the trials that are complete. A task without a score in any trial may be removed.
     """
     if any(parameter.name.startswith(_TASK_KEYS) for parameter in (*saved.parameters, *file.parameters)):
         return "the tasks are searched"

@@ -261,7 +261,7 @@ class Hold:
     def __init__(self, run: Run, owner: Owner) -> None:
         self.owner = owner
         is_remote = run.folder.local is None
-        self._copy = JournalCopy(run.folder, run.journal, owner.generation) if is_remote else None
+        self._journal_copy = JournalCopy(run.folder, run.journal, owner.generation) if is_remote else None
 
     @property
     def usurper(self) -> str | None:
@@ -275,21 +275,21 @@ class Hold:
 
     def fetch_journal(self) -> None:
         """Fetches the study's journal as the last driver left it, when the run folder is on an object store."""
-        if self._copy is not None:
-            retrying.patiently(self._copy.fetch, "optuna.log")
+        if self._journal_copy is not None:
+            retrying.patiently(self._journal_copy.fetch, "optuna.log")
 
     def keep_journal(self) -> None:
         """Adds the journal's new lines to the copy on the object store, unless another driver has the run folder."""
         retrying.patiently(self._keep_journal, "optuna.log")
 
     def _keep_journal(self) -> None:
-        if self._copy is not None and self.owner.owns():
-            self._copy.keep()
+        if self._journal_copy is not None and self.owner.owns():
+            self._journal_copy.keep()
 
     def merge_journal(self) -> None:
         """Writes the journal whole to the object store, unless another driver has the run folder."""
-        if self._copy is not None and self.owner.owns():
-            self._copy.merge()
+        if self._journal_copy is not None and self.owner.owns():
+            self._journal_copy.merge()
 
 
 @contextlib.contextmanager

@@ -102,7 +102,7 @@ class FixedData:
 
     tokenizer: str
     stores: Mapping[str, str]
-    """By source."""
+    """Maps each source to the fingerprint of its token store."""
 
 
 def fixed_data(folder: Folder) -> FixedData | None:

@@ -42,13 +42,13 @@ class Results:
         self._trials = TrialsSoFar([sharing_names(result) for result in run.results_at_start])
         self._table = GrowingTable()
         self._num_changes = 0
-        """Since the table was last written."""
+        """Trials that began or ended since the table was last written."""
         self._written_at = clock()
         self.num_ended = 0
         """Trials that have ended in this run."""
 
     def all(self) -> KnownTrials:
-        """In the order of their numbers."""
+        """The trials in the order of their numbers."""
         with self._lock:
             return self._trials.now()
 

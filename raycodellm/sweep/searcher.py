@@ -181,5 +181,5 @@ class StudySearcher(Searcher):
         """Restores nothing; see `save`."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Empty: Ray Tune pickles its searcher into the same snapshots, and the study's locks cannot be pickled."""
+        """Returns no state: Ray Tune pickles its searcher into snapshots, and the study's locks cannot be pickled."""
         return {}

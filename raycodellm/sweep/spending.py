@@ -36,8 +36,8 @@ _READERS = 16
 COUNTING = "counts tokens"
 """Name of the thread that reads what trials of earlier drivers consumed."""
 
-Trial = tuple[str, int]
-"""A trial by its parameters and its seed."""
+TrialKey = tuple[str, int]
+"""A trial's parameters, as a text, and its seed."""
 
 
 class Account:
@@ -63,7 +63,7 @@ class Account:
         self._began = self._looked_at if began is None else began
         self._device_seconds, self._num_held = 0.0, 0
         self._count = TokenCount()
-        self._planned: dict[Trial, list[PlannedStage]] = {}
+        self._planned: dict[TrialKey, list[PlannedStage]] = {}
         """The stages of the trials that run."""
         self._sharing, self._lock = SharingSoFar(), threading.RLock()
         self.tokens_stopped = 0
@@ -100,12 +100,12 @@ class Account:
         """A trial begins, or goes on: from now on all of its stages count."""
         if not self._limits_tokens:
             return
-        trial = _trial(params, seed)
-        planned = self._planned[trial] = [
+        trial_key = _trial_key(params, seed)
+        planned = self._planned[trial_key] = [
             PlannedStage(job.key, job.folder, job.stage.num_tokens) for job in self._chain(params, seed).stages
         ]
         self._read_finished({stage.key: stage.folder for stage in planned})
-        self._count.put(trial, unfinished_tokens(planned, self._count.finished, None))
+        self._count.put(trial_key, unfinished_tokens(planned, self._count.finished, None))
 
     def end(self, result: TrialResult, uses: Mapping[str, StageUse]) -> None:
         """A trial has ended: its stages count with what was really trained. `uses`: of its finished stages, by key, as
@@ -128,9 +128,9 @@ class Account:
             self.tokens_stopped += num_not_trained - self._stopped.get(result.number, 0)
             self._stopped[result.number] = num_not_trained
             if self._limits_tokens:
-                trial = _trial(result.params, result.seed)
-                planned = self._planned.pop(trial, None) or self._planned_of(result)
-                self._count.put(trial, unfinished_tokens(planned, finished, result))
+                trial_key = _trial_key(result.params, result.seed)
+                planned = self._planned.pop(trial_key, None) or self._planned_of(result)
+                self._count.put(trial_key, unfinished_tokens(planned, finished, result))
 
     def _finish(self, uses: Mapping[str, StageUse]) -> None:
         with self._lock:
@@ -206,5 +206,5 @@ class Account:
         self._finish({key: stage_use(record, self._run.sweep.name) for key, record in finished.items()})
 
 
-def _trial(params: Mapping[str, Any], seed: int) -> Trial:
+def _trial_key(params: Mapping[str, Any], seed: int) -> TrialKey:
     return repr(sorted(params.items())), seed

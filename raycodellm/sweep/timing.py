@@ -29,7 +29,7 @@ class Timing:
     slot_seconds: dict[str, float] = field(default_factory=dict)
     """Seconds that worker groups were busy, by kind of job."""
     first_slot_seconds: float | None = None
-    """From the dispatcher's start until the first slot asked for work."""
+    """Seconds from the dispatcher's start until the first slot asked for work; None before that."""
     jobs: dict[str, dict[str, float]] = field(default_factory=dict)
     num_ended: int = 0
     """Trials that have ended in this run."""

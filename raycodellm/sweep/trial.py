@@ -100,9 +100,9 @@ def _carry_out(
     try:
         chain = retrying.patiently(lambda: context.chain(result.params, result.seed), "the token stores")
         result = replace(result, stages=tuple(job.key for job in chain.stages), evaluation=chain.evaluation.key)
-        result = replace(result, tasks=_tasks(chain.evaluation))
+        result = replace(result, tasks=_task_keys(chain.evaluation))
         if not chain.stages:
-            result = replace(result, model=_keep_model(chain.evaluation))
+            result = replace(result, model=_write_model_file(chain.evaluation))
         trial_record = as_json(result)
         retrying.patiently(lambda: folder.write_json("trial.json", trial_record), "trial.json")
         finished = retrying.patiently(lambda: stage_store.finished_outcomes(chain), "the stage store")
@@ -151,14 +151,14 @@ def _as_before_added(failed_result: TrialResult, folder: Folder, context: TrialC
     return before
 
 
-def _keep_model(job: EvaluationJob) -> str:
-    """Identity of the given model, whose folder of the storage gets a file that says which model it is of."""
+def _write_model_file(job: EvaluationJob) -> str:
+    """Writes the name of the given model into the model's folder of the storage. Returns the model's identity."""
     folder = Folder(job.folder).parent
     retrying.patiently(lambda: folder.write_json("model.json", {"model": job.model}), "model.json")
     return folder.name
 
 
-def _tasks(job: EvaluationJob) -> dict[str, dict[str, str]]:
+def _task_keys(job: EvaluationJob) -> dict[str, dict[str, str]]:
     return {name: {task: job.keys[task] for task in tasks} for name, tasks in job.asked.items()}
 
 

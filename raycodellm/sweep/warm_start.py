@@ -134,8 +134,8 @@ def _without_none(metrics: Mapping[str, float | None]) -> dict[str, float]:
 def _point(file: SweepFile, other_file: SweepFile, params: Mapping[str, Any]) -> dict[str, Any] | str:
     """The trial's parameters as a whole point of this sweep's space, or the reason why they are not one.
 
-    A parameter that the other sweep did not search has the value that its file gives. One that it searched and this
-    sweep does not must have the value that this sweep's file gives.
+    A parameter that the other sweep did not search has the value that the other file gives. A parameter that only the
+    other sweep searched must have the value that this sweep's file gives.
     """
     values = {
         name: params[name] if name in params else config.value_at(other_file, name, params) for name in file.domains
