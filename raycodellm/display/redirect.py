@@ -40,14 +40,14 @@ def _logging_to(log: Path) -> Iterator[None]:
     handler = logging.FileHandler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
-    before = root.handlers[:], root.level
+    handlers_and_level = root.handlers[:], root.level
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
     try:
         yield
     finally:
-        root.handlers[:], level = before
+        root.handlers[:], level = handlers_and_level
         root.setLevel(level)
         logging.captureWarnings(False)
         handler.close()

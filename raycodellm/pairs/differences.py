@@ -141,9 +141,10 @@ def _samples(base: pa.Table, other: pa.Table, averages: Averages | None) -> dict
     tasks = [*names, evaluation.MEAN] if len(names) > 1 else names
     samples: dict[str, _Samples | None] = {}
     for name in [*(f"{task}/{metric}" for task in tasks for metric in metrics), *(averages or ())]:
-        before, after = (items.samples(name) for items in common_items)
-        if before or after or any(items.samples(name) for items in all_items):  # else the task has no such score
-            samples[name] = _Samples(before, after) if before and after else None
+        base_samples, other_samples = (items.samples(name) for items in common_items)
+        # A task that no model has such a score of is left out.
+        if base_samples or other_samples or any(items.samples(name) for items in all_items):
+            samples[name] = _Samples(base_samples, other_samples) if base_samples and other_samples else None
     return samples
 
 

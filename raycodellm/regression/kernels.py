@@ -59,9 +59,9 @@ def kernels(x: Array, is_amount: Array) -> list[Kernel]:
 
     def curves(length: float) -> Kernel:
         def covariance(a: Array, b: Array) -> Array:
-            mine, theirs = roots(a), roots(b)
-            columns = range(mine.shape[1])
-            gaps = (np.abs(mine[:, None, column] - theirs[None, :, column]) for column in columns)
+            roots_of_a, roots_of_b = roots(a), roots(b)
+            columns = range(roots_of_a.shape[1])
+            gaps = (np.abs(roots_of_a[:, None, column] - roots_of_b[None, :, column]) for column in columns)
             covariances: Array = np.sum([_matern(gap / length, 2.5) for gap in gaps], axis=0)
             return covariances
 

@@ -202,10 +202,10 @@ class WhatIf:
 
     def _contrasts(self, one: str, other: str, points: Sequence[Mapping[str, Any]]) -> list[tuple[Words, Array, Array]]:
         """(names and words, rows, weights) of each difference of differences of two parameters."""
-        mine, theirs = _levels(self.file.domains[one]), _levels(self.file.domains[other])
+        one_levels, other_levels = _levels(self.file.domains[one]), _levels(self.file.domains[other])
         contrasts: list[tuple[Words, Array, Array]] = []
-        for (from_word, low), (to_word, high) in ((mine[0], level) for level in mine[1:]):
-            for (other_from, below), (other_to, above) in ((theirs[0], level) for level in theirs[1:]):
+        for (from_word, low), (to_word, high) in ((one_levels[0], level) for level in one_levels[1:]):
+            for (other_from, below), (other_to, above) in ((other_levels[0], level) for level in other_levels[1:]):
                 words: Words = (one, other, from_word, to_word, other_from, other_to)
                 rows, weights = self._corners(one, other, (low, high), (below, above), points)
                 if rows:
@@ -213,7 +213,7 @@ class WhatIf:
         return contrasts
 
     def _corners(
-        self, one: str, other: str, mine: _Levels, theirs: _Levels, points: Sequence[Point]
+        self, one: str, other: str, one_levels: _Levels, other_levels: _Levels, points: Sequence[Point]
     ) -> tuple[list[Point], list[float]]:
         """The points, with their weights, whose weighted sum is the difference of differences; without those of
         `points` of which the space lacks one of the corners."""
@@ -223,8 +223,8 @@ class WhatIf:
         for point in points:
             corners: list[Point | None] = []
             signs: list[float] = []
-            for values, sign in zip(mine, (-1.0, 1.0), strict=True):
-                for others, other_sign in zip(theirs, (-1.0, 1.0), strict=True):
+            for values, sign in zip(one_levels, (-1.0, 1.0), strict=True):
+                for others, other_sign in zip(other_levels, (-1.0, 1.0), strict=True):
                     pairs = itertools.product(values, others)
                     corner_points = [
                         self._whole_point(self._changed_point(self._changed_point(point, one, a), other, b))

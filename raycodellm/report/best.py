@@ -58,24 +58,24 @@ def best_arm(
     of the arms that are confirmed; `file`: of the sweep, for its constraints. None while no complete trial has a finite
     score. Takes milliseconds for hundreds of trials, since no difference between arms is worked out.
     """
-    first = objectives[0]
-    complete, confirmed = counted_rows(rows, first.metric, looks.counted if looks is not None else None)
-    if not complete:
+    objective = objectives[0]
+    complete_rows, confirmed = counted_rows(rows, objective.metric, looks.counted if looks is not None else None)
+    if not complete_rows:
         return None
-    means = {arm: mean_score(arm_rows, first.metric) for arm, arm_rows in complete.items()}
+    means = {arm: mean_score(arm_rows, objective.metric) for arm, arm_rows in complete_rows.items()}
     counted = looks.counted if looks is not None else None
     broken = broken_by(breaches(file, rows, {}, counted)) if file is not None else {}
-    arm = ranked_arms({arm: mean for arm, mean in means.items() if mean is not None}, confirmed, first, broken)[0]
+    arm = ranked_arms({arm: mean for arm, mean in means.items() if mean is not None}, confirmed, objective, broken)[0]
     # Another arm with one seed tells nothing of the noise between seeds.
-    noise_rows = {other: arm_rows for other, arm_rows in complete.items() if other == arm or len(arm_rows) > 1}
-    measured, noise = measured_arms(first.metric, noise_rows, {})
-    look_score = looks.scores.get((arm, first.metric)) if looks is not None else None
+    noise_rows = {other: arm_rows for other, arm_rows in complete_rows.items() if other == arm or len(arm_rows) > 1}
+    measured, noise = measured_arms(objective.metric, noise_rows, {})
+    look_score = looks.scores.get((arm, objective.metric)) if looks is not None else None
     score, low, high = look_score or measured[arm].interval(noise)
     return BestArm(
         arm=arm,
-        params=params_of(complete[arm][0]),
-        seeds=tuple(row["seed"] for row in complete[arm]),
-        metric=first.metric,
+        params=params_of(complete_rows[arm][0]),
+        seeds=tuple(row["seed"] for row in complete_rows[arm]),
+        metric=objective.metric,
         score=score,
         low=low,
         high=high,

@@ -104,10 +104,12 @@ def _kind(metrics: Sequence[str]) -> str:
 
 def transfer_parts(records: Records) -> list[str | Table]:
     """The answer in a sentence, and the tasks that go against an arm's overall verdict."""
-    shown = [arm_verdict for arm_verdict in records.findings.verdicts if _is_shown(records, arm_verdict.metric)]
-    if not any(verdict.is_task(records.file, arm_verdict.metric) for arm_verdict in shown):
+    shown_verdicts = [
+        arm_verdict for arm_verdict in records.findings.verdicts if _is_shown(records, arm_verdict.metric)
+    ]
+    if not any(verdict.is_task(records.file, arm_verdict.metric) for arm_verdict in shown_verdicts):
         return []
-    transfers = verdict.transfers(records.file, shown)
+    transfers = verdict.transfers(records.file, shown_verdicts)
     place = {arm_score.arm: number for number, arm_score in enumerate(records.scores)}
     transfers = tuple(sorted(transfers, key=lambda transfer: place.get(transfer.overall.arm, len(place))))
     sentence = _transfer_sentence(transfers)
@@ -117,8 +119,8 @@ def transfer_parts(records: Records) -> list[str | Table]:
 def _transfer_sentence(transfers: Sequence[Transfer]) -> str:
     known = [transfer for transfer in transfers if transfer.is_known]
     if not known:
-        maybe = f" Of {len(transfers)} it is not known." if transfers else ""
-        return f"No arm is known to go against its overall verdict in any task.{maybe}"
+        unsure_sentence = f" Of {len(transfers)} it is not known." if transfers else ""
+        return f"No arm is known to go against its overall verdict in any task.{unsure_sentence}"
     counts = Counter(task_verdict.metric for transfer in known for task_verdict in transfer.against)
     most = ", ".join(f"{metric} ({number})" for metric, number in counts.most_common(6))
     arms = "1 arm goes" if len(known) == 1 else f"{len(known)} arms go"

@@ -82,13 +82,15 @@ def ranking(
     `looks`: of a sweep with a confirmation, whose arms have the scores of their last complete look. `broken`: maps arms
     to how far they break constraints.
     """
-    by_arm, first = rows_by_arm(rows), objectives[0]
-    complete, confirmed = counted_rows(rows, first.metric, looks.counted if looks is not None else None)
-    measured, noise = measured_arms(first.metric, complete, items or {})
+    by_arm, first_objective, metric = rows_by_arm(rows), objectives[0], objectives[0].metric
+    complete_rows, confirmed = counted_rows(rows, metric, looks.counted if looks is not None else None)
+    measured, noise = measured_arms(metric, complete_rows, items or {})
     order = ranked_arms(
-        {arm: arm_measurements.score for arm, arm_measurements in measured.items()}, confirmed, first, broken
+        {arm: arm_measurements.score for arm, arm_measurements in measured.items()}, confirmed, first_objective, broken
     )
-    points = {arm: tuple(_mean_metric(complete[arm], objective.metric) for objective in objectives) for arm in order}
+    points = {
+        arm: tuple(_mean_metric(complete_rows[arm], objective.metric) for objective in objectives) for arm in order
+    }
     front = pareto_front(
         {
             arm: values
@@ -99,12 +101,12 @@ def ranking(
     )
     scored: list[ArmScore] = []
     for arm in order:
-        look_score = looks.scores.get((arm, first.metric)) if looks is not None else None
+        look_score = looks.scores.get((arm, metric)) if looks is not None else None
         value, low, high = look_score or measured[arm].interval(noise)
-        searched = with_metric([row for row in by_arm[arm] if phase_of(row) == "search"], first.metric)
+        searched = with_metric([row for row in by_arm[arm] if phase_of(row) == "search"], metric)
         scored.append(
             replace(
-                _without_score(by_arm[arm], complete[arm], first.metric),
+                _without_score(by_arm[arm], complete_rows[arm], metric),
                 score=value,
                 low=low,
                 high=high,
@@ -112,17 +114,15 @@ def ranking(
                 scores=points[arm],
                 pareto=arm in front,
                 is_confirmed=arm in confirmed,
-                selected_score=_mean_metric(searched, first.metric) if arm in confirmed else None,
+                selected_score=_mean_metric(searched, metric) if arm in confirmed else None,
             )
         )
     if verdicts is None:
         gaps = {arm: measured[arm].minus(measured[order[0]], noise, len(order)) for arm in order[1:]}
-        scored = _against_best(scored, gaps, first)
+        scored = _against_best(scored, gaps, first_objective)
     else:
-        scored = _against_reference(
-            scored, {verdict.arm: verdict for verdict in verdicts if verdict.metric == first.metric}
-        )
-    return scored + [_without_score(by_arm[arm], [], first.metric) for arm in sorted(set(by_arm) - set(measured))]
+        scored = _against_reference(scored, {verdict.arm: verdict for verdict in verdicts if verdict.metric == metric})
+    return scored + [_without_score(by_arm[arm], [], metric) for arm in sorted(set(by_arm) - set(measured))]
 
 
 def _against_best(scored: Sequence[ArmScore], gaps: Mapping[int, Interval], objective: Objective) -> list[ArmScore]:
@@ -152,18 +152,18 @@ def _against_reference(scored: Sequence[ArmScore], verdicts: Mapping[int, Verdic
     ]
 
 
-def _without_score(rows: Sequence[Row], complete: Sequence[Row], metric: str) -> ArmScore:
+def _without_score(rows: Sequence[Row], complete_rows: Sequence[Row], metric: str) -> ArmScore:
     """Everything about an arm except its score."""
     errors = [str(row.get("error") or "no cause was recorded") for row in rows if row["state"] == "failed"]
     scoreless = [row for row in rows if row["state"] == "complete" and metric_of(row, metric) is None]
     errors += [f"trial {trial_name(row['number'])} is complete, but has no finite {metric}" for row in scoreless]
     task = metric.partition("/")[0]
-    accuracy, low, chance = (_mean_metric(complete, f"{task}/{name}") for name in ("acc", "acc_low", "chance"))
+    accuracy, low, chance = (_mean_metric(complete_rows, f"{task}/{name}") for name in ("acc", "acc_low", "chance"))
     return ArmScore(
         arm=rows[0]["arm"],
         params=params_of(rows[0]),
-        seeds=tuple(row["seed"] for row in complete),
-        trials=tuple(row["number"] for row in complete),
+        seeds=tuple(row["seed"] for row in complete_rows),
+        trials=tuple(row["number"] for row in complete_rows),
         accuracy=accuracy,
         chance=chance,
         beats_chance=None if low is None or chance is None else low > chance,

@@ -80,8 +80,8 @@ class Records:
         """The pairs of given models, metric by metric; none of a sweep with stages."""
 
         def items_of(number: int) -> pa.Table | None:
-            own = self.run / "trials" / f"{number:04d}"
-            return storage_files.attempt(partial(read_trial_items, own, self.storage), self.say)
+            trial_folder = self.run / "trials" / f"{number:04d}"
+            return storage_files.attempt(partial(read_trial_items, trial_folder, self.storage), self.say)
 
         return compared_models(self.file, self.rows, items_of)
 
@@ -192,11 +192,11 @@ class Records:
         def curves_of(key: str) -> Curve:
             read = partial(storage_files.read_curves, self._stage(key))
             columns = storage_files.attempt(read, self.say) or {}
-            named = {_CURVES.get(name, name): values for name, values in columns.items()}
-            shown = {
-                name: values for name, values in named.items() if name in _SHOWN or name.startswith(_SHOWN_OF_SOURCES)
+            curves = {_CURVES.get(name, name): values for name, values in columns.items()}
+            page_curves = {
+                name: values for name, values in curves.items() if name in _SHOWN or name.startswith(_SHOWN_OF_SOURCES)
             }
-            return {name: np.array(values, dtype=float) for name, values in shown.items()}
+            return {name: np.array(values, dtype=float) for name, values in page_curves.items()}
 
         missing = [key for key in self.stages if key not in self.read_curves]
         self.read_curves.update(_read_each(curves_of, missing, self.run))
@@ -250,8 +250,8 @@ def read_records(
     keys = dict.fromkeys(key for row in rows for key in stages_of(row))
 
     def items_of(number: int) -> Items | None:
-        own = run / "trials" / f"{number:04d}"
-        return storage_files.attempt(lambda: scored_items(own, storage, averages), lost.setdefault)
+        trial_folder = run / "trials" / f"{number:04d}"
+        return storage_files.attempt(lambda: scored_items(trial_folder, storage, averages), lost.setdefault)
 
     def stage_of(key: str) -> StageRecord | None:
         folder = storage / "stages" / key

@@ -65,12 +65,19 @@ def ranking(records: Records) -> Table:
     """The arms that have a score, the best first; confirmed arms before those with a score of the search alone."""
     scored = [arm_score for arm_score in records.scores if arm_score.score is not None]
     names = list(dict.fromkeys(name for arm_score in scored for name in arm_score.params))
-    first, *others = (objective.metric for objective in records.sweep.search.objectives)
+    first_metric, *other_metrics = (objective.metric for objective in records.sweep.search.objectives)
     is_confirmed = any(arm_score.is_confirmed for arm_score in scored)
     header = (
-        *("arm", *names, first, interval_name(records.scores)),
+        *("arm", *names, first_metric, interval_name(records.scores)),
         *((SELECTED,) if is_confirmed else ()),
-        *(difference_name(records), "accuracy", "chance", *others, *(("Pareto front",) if others else ()), "seeds"),
+        *(
+            difference_name(records),
+            "accuracy",
+            "chance",
+            *other_metrics,
+            *(("Pareto front",) if other_metrics else ()),
+            "seeds",
+        ),
     )
     rows = []
     for arm_score in scored:
@@ -94,7 +101,7 @@ def ranking(records: Records) -> Table:
                 Cell("reference" if is_reference else difference(arm_score), gap.value if gap else 0.0, kind),
                 cells.score(arm_score.accuracy),
                 cells.score(arm_score.chance),
-                *(objective_cells if others else ()),
+                *(objective_cells if other_metrics else ()),
                 cells.whole(len(arm_score.seeds)),
             )
         )
@@ -294,8 +301,8 @@ def lost_workers(records: Records) -> Table:
         stages = [records.stages[key] for key in records.stage_keys(row["number"])]
         continued = [f"{record.name} at step {step:,}" for record in stages for step in record.resumed_at]
         if deaths or preemptions or continued:
-            which = (trial_name(row["number"]), Cell(str(row["arm"]), row["arm"]), row["state"])
-            rows.append((*which, cells.whole(deaths), cells.whole(preemptions), ", ".join(continued)))
+            trial_cells = (trial_name(row["number"]), Cell(str(row["arm"]), row["arm"]), row["state"])
+            rows.append((*trial_cells, cells.whole(deaths), cells.whole(preemptions), ", ".join(continued)))
     return Table(("trial", "arm", "state", "deaths", "preemptions", "continued"), rows, left=(0, 2, 5))
 
 

@@ -57,8 +57,8 @@ def _base(records: Records, arms: list[regression.MeasuredArm]) -> tuple[dict, s
     params_by_arm = {measured.arm: measured.params for measured in arms}
     if arm in params_by_arm:
         return params_by_arm[arm], f"the reference, arm {arm} ({formats.params(params_by_arm[arm])})"
-    first = records.best.arm if records.best is not None and records.best.arm in params_by_arm else arms[0].arm
-    return params_by_arm[first], f"arm {first}, first in rank ({formats.params(params_by_arm[first])})"
+    first_arm = records.best.arm if records.best is not None and records.best.arm in params_by_arm else arms[0].arm
+    return params_by_arm[first_arm], f"arm {first_arm}, first in rank ({formats.params(params_by_arm[first_arm])})"
 
 
 def _table(fit: WhatIf) -> Table:

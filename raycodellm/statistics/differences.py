@@ -64,8 +64,8 @@ class Difference:
         if not self.items.degrees:
             return math.sqrt(over_seeds)
         squared = _squared_quantile(self.items.degrees, alpha)
-        rest = squared * max(self.items.value - self.both, 0.0)
-        return math.sqrt(max(over_seeds + rest, squared * self.items.value))
+        items_alone = squared * max(self.items.value - self.both, 0.0)
+        return math.sqrt(max(over_seeds + items_alone, squared * self.items.value))
 
     def interval(self, alpha: float = 0.05) -> Interval:
         """The difference with its interval at 1 - `alpha`; it excludes 0 exactly if `p_value()` is below `alpha`."""
@@ -104,13 +104,13 @@ def difference(arm: ArmMeasurements, reference: ArmMeasurements, pool: Sequence[
     once, whether they stand in it or not. An arm's search and its confirmation are two measurements, since a mean that
     was chosen for being the best is not the mean of fresh seeds.
     """
-    rest = [
+    pool_scores = [
         SeedScores(measured.scores, measured.place)
         for measured in pool
         if measured is not arm and measured is not reference
     ]
     mine, theirs = SeedScores(arm.scores, arm.place), SeedScores(reference.scores, reference.place)
-    noise = variance_between_seeds(mine, theirs, rest)
+    noise = variance_between_seeds(mine, theirs, pool_scores)
     my_seeds, their_seeds = noise.seeds or tuple(arm.scores), noise.seeds or tuple(reference.scores)
     value = float(np.mean([arm.scores[seed] for seed in my_seeds]))
     value -= float(np.mean([reference.scores[seed] for seed in their_seeds]))

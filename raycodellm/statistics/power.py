@@ -27,8 +27,8 @@ def power(difference: Difference, alpha: float = 0.05) -> float:
         return float(difference.value != 0)
     from scipy.special import chdtr, nctdtr
 
-    rest = max(difference.items.value - difference.both, 0.0)
-    parts = [difference.seeds, Variance(rest, difference.items.degrees)]
+    items_alone = max(difference.items.value - difference.both, 0.0)
+    parts = [difference.seeds, Variance(items_alone, difference.items.degrees)]
     spread = sum(part.value**2 / part.degrees for part in parts if part.degrees)
     degrees = sum(part.value for part in parts if part.degrees) ** 2 / spread if spread else difference.items.degrees
     quantile, shift = difference.half_width(alpha) / error, abs(difference.value) / error
@@ -47,13 +47,13 @@ def seeds_to_tell(
     """
     if not difference.is_known or difference.num_seeds < 1:
         return None
-    now, degrees = difference.num_seeds, difference.seeds.degrees
+    num_seeds, degrees = difference.num_seeds, difference.seeds.degrees
 
     def with_seeds(number: int) -> Difference:
         # Noise pooled over other arms has more degrees of freedom than (now - 1); each further seed adds as many again.
-        grown = degrees * (number - 1) / (now - 1) if now > 1 else degrees + (number - now)
-        seeds = Variance(difference.seeds.value * now / number, grown)
-        both = difference.both * now / number
+        grown_degrees = degrees * (number - 1) / (num_seeds - 1) if num_seeds > 1 else degrees + (number - num_seeds)
+        seeds = Variance(difference.seeds.value * num_seeds / number, grown_degrees)
+        both = difference.both * num_seeds / number
         items = difference.items._replace(value=difference.items.value - difference.both + both)
         return replace(difference, seeds=seeds, items=items, both=both, num_seeds=number)
 
@@ -69,19 +69,19 @@ def items_to_tell(
     While the seeds' noise is unknown it is taken as none: so many items are needed at least. None where the items are
     not known, or where not even `at_most` items would tell: the seeds' noise is too large.
     """
-    now = difference.num_items
-    if now < 1 or not difference.items.degrees:
+    num_items = difference.num_items
+    if num_items < 1 or not difference.items.degrees:
         return None
 
     def with_items(number: int) -> Difference:
-        shrunk = now / number
-        items = Variance(difference.items.value * shrunk, difference.items.degrees / shrunk)
+        share = num_items / number
+        items = Variance(difference.items.value * share, difference.items.degrees / share)
         seeds = difference.seeds
         if seeds.degrees:
-            seeds = seeds._replace(value=max(seeds.value - difference.both * (1 - shrunk), 0.0))
+            seeds = seeds._replace(value=max(seeds.value - difference.both * (1 - share), 0.0))
         else:
             seeds = Variance(0.0, math.inf)
-        return replace(difference, seeds=seeds, items=items, both=difference.both * shrunk, num_items=number)
+        return replace(difference, seeds=seeds, items=items, both=difference.both * share, num_items=number)
 
     return _fewest(lambda number: power(with_items(number), alpha) >= target_power, 2, at_most)
 

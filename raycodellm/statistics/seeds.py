@@ -34,23 +34,25 @@ def seed_noise(scores: Scores) -> SeedNoise:
     # A lone seed says nothing of the noise.
     arms = [arm_scores for arm_scores in scores.values() if len(arm_scores) > 1]
     column = {seed: place for place, seed in enumerate(sorted({seed for arm_scores in arms for seed in arm_scores}))}
-    own, design = [], []
+    arm_deviations, design = [], []
     for arm_scores in arms:
         values = np.array(list(arm_scores.values()))
         chosen = np.zeros((len(arm_scores), len(column)))
         chosen[np.arange(len(arm_scores)), [column[seed] for seed in arm_scores]] = 1.0
-        own.append(values - values.mean())
+        arm_deviations.append(values - values.mean())
         design.append(chosen - chosen.mean(axis=0))
     if not arms:
         return SeedNoise(UNKNOWN, UNKNOWN)
-    deviations, effects = np.concatenate(own), np.concatenate(design)
+    deviations, effects = np.concatenate(arm_deviations), np.concatenate(design)
     fitted, _, rank, _ = np.linalg.lstsq(effects, deviations, rcond=None)
-    within = len(deviations) - len(arms)
-    rest = within - int(rank)
+    degrees_within = len(deviations) - len(arms)
+    residual_degrees = degrees_within - int(rank)
     residual = deviations - effects @ fitted
     return SeedNoise(
-        Variance(float(deviations @ deviations) / within, float(rank)) if within else UNKNOWN,
-        Variance(float(residual @ residual) / rest, float(rest)) if rest else UNKNOWN,
+        Variance(float(deviations @ deviations) / degrees_within, float(rank)) if degrees_within else UNKNOWN,
+        Variance(float(residual @ residual) / residual_degrees, float(residual_degrees))
+        if residual_degrees
+        else UNKNOWN,
     )
 
 

@@ -44,17 +44,20 @@ def deviation_ratio(some: Group, others: Group, level: float = 0.95) -> Interval
     value = _log_ratio(both)
     if math.isnan(value):
         return Interval(math.nan, math.nan, math.nan)
-    unknown = Interval(math.exp(value / 2), math.nan, math.nan)
+    without_ends = Interval(math.exp(value / 2), math.nan, math.nan)
     fewest = min(map(len, seeds))
     if fewest < FEWEST_SEEDS:
-        return unknown
-    every = seeds[0] | seeds[1]
-    without = np.array(
-        [_log_ratio([[_without_seed(arm_scores, seed) for arm_scores in group] for group in both]) for seed in every]
+        return without_ends
+    all_seeds = seeds[0] | seeds[1]
+    leave_one_out = np.array(
+        [
+            _log_ratio([[_without_seed(arm_scores, seed) for arm_scores in group] for group in both])
+            for seed in all_seeds
+        ]
     )
-    if not np.isfinite(without).all():
-        return unknown
-    error = math.sqrt(float(np.var(without)) * (len(every) - 1))
+    if not np.isfinite(leave_one_out).all():
+        return without_ends
+    error = math.sqrt(float(np.var(leave_one_out)) * (len(all_seeds) - 1))
     half = student_quantile(fewest - 1, level) * error
     return Interval(*(math.exp(end / 2) for end in (value, value - half, value + half)))
 

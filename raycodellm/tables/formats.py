@@ -88,8 +88,8 @@ def short_param_names(names: Sequence[str]) -> list[str]:
     as `pretrain.weights`, the first is told whole and the others by their last part."""
     groups = ["", *(name.rpartition(".")[0] for name in names)]
     return [
-        name.removeprefix(f"{group}.") if "." in group and group == before else name
-        for name, before, group in zip(names, groups, groups[1:], strict=False)
+        name.removeprefix(f"{group}.") if "." in group and group == group_before else name
+        for name, group_before, group in zip(names, groups, groups[1:], strict=False)
     ]
 
 

@@ -143,20 +143,20 @@ class SharingSoFar:
         for key in self._chains[trial]:
             self._change(key, uses[key], 1)
 
-    def _change(self, key: str, use: StageUse | None, more: int) -> None:
-        earlier, times = self._stages.pop(key, (None, 0))
+    def _change(self, key: str, use: StageUse | None, num_more: int) -> None:
+        earlier, num_trials = self._stages.pop(key, (None, 0))
         if earlier is not None:
-            self._count(earlier, -times, -1)
+            self._count(earlier, -num_trials, -1)
         longest = max(
             (candidate for candidate in (use, earlier) if candidate is not None),
             key=lambda candidate: candidate.tokens,
             default=None,
         )
-        if longest is not None and times + more:
-            self._stages[key] = longest, times + more
-            self._count(longest, times + more, 1)
+        if longest is not None and num_trials + num_more:
+            self._stages[key] = longest, num_trials + num_more
+            self._count(longest, num_trials + num_more, 1)
 
-    def _count(self, use: StageUse, times: int, once: int) -> None:
-        self.tokens_asked += times * use.tokens
+    def _count(self, use: StageUse, num_trials: int, once: int) -> None:
+        self.tokens_asked += num_trials * use.tokens
         self.tokens_trained += once * use.tokens_here
         self.tokens_taken_over += once * use.tokens_taken_over

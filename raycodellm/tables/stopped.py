@@ -47,13 +47,15 @@ def consumed_stages(
     """
     if row["state"] not in ("pruned", "failed"):
         return list(keys), {}
-    before = [key for key in itertools.takewhile(lambda key: key != row.get("stopped.stage"), keys) if key in finished]
-    last = next((key for key in keys if key not in before), None)
-    tokens = int(row.get("tokens.total") or 0) - sum(finished[key].tokens for key in before)
+    whole_stages = [
+        key for key in itertools.takewhile(lambda key: key != row.get("stopped.stage"), keys) if key in finished
+    ]
+    last = next((key for key in keys if key not in whole_stages), None)
+    tokens = int(row.get("tokens.total") or 0) - sum(finished[key].tokens for key in whole_stages)
     if last is None or last in finished or tokens <= 0:
-        return before, {}
-    seconds = float(row.get("device_seconds") or 0.0) - sum(finished[key].seconds for key in before)
-    return [*before, last], {last: StageUse(tokens, seconds, *_trunk_part(row))}
+        return whole_stages, {}
+    seconds = float(row.get("device_seconds") or 0.0) - sum(finished[key].seconds for key in whole_stages)
+    return [*whole_stages, last], {last: StageUse(tokens, seconds, *_trunk_part(row))}
 
 
 def _trunk_part(row: Row) -> tuple[int, float]:
@@ -80,13 +82,13 @@ def stopped_table(rows: Sequence[Row]) -> Table:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    by = row.get("stopped.by")
+    stopped_by = row.get("stopped.by")
     stopped: Mapping[str, object] = {key: row.get(f"stopped.{key}") for key in ("step", "rank", "num_reached")}
     step, rank, reached = (int(str(value)) if is_present(value) else None for value in stopped.values())
     share, stage = row.get("stopped.share"), row.get("stopped.stage")
     where = f"{share:.0%} of {stage_name(str(stage))}" if share is not None and is_present(share) else formats.NOTHING
-    if by is not None and is_present(by):
-        where = f"with trial {trial_name(int(by))}"
+    if stopped_by is not None and is_present(stopped_by):
+        where = f"with trial {trial_name(int(stopped_by))}"
     return (
         trial_name(row["number"]),
         Cell(str(row["arm"]), row["arm"]),

@@ -66,23 +66,22 @@ def compare(
     differences: dict[ArmMetric, Difference] = {}
     scores: dict[ArmMetric, Interval] = {}
     for metric in metrics:
-        complete = scored_arms(rows, metric)
-        if reference not in complete:
+        complete_rows = scored_arms(rows, metric)
+        if reference not in complete_rows:
             continue
-        arms = {arm: measurements(metric, scored_rows, items) for arm, scored_rows in complete.items()}
+        measured_by_arm = {arm: measurements(metric, scored_rows, items) for arm, scored_rows in complete_rows.items()}
         # A lone seed says nothing of the noise, and a search has hundreds of arms with one.
         scored_groups = (with_metric(arm_rows, metric) for arm_rows in noise_rows if len(arm_rows) > 1)
         noise_measurements = [
             measurements(metric, scored_rows, {}) for scored_rows in scored_groups if len(scored_rows) > 1
         ]
-        pool = [measured for measured in (*arms.values(), *noise_measurements) if len(measured.scores) > 1]
-        noise = seed_noise({arm: measured.scores for arm, measured in arms.items()})
-        for arm, arm_measurements in arms.items():
-            scores[arm, metric] = arm_measurements.interval(noise)
+        pool = [measured for measured in (*measured_by_arm.values(), *noise_measurements) if len(measured.scores) > 1]
+        noise = seed_noise({arm: measured.scores for arm, measured in measured_by_arm.items()})
+        base = measured_by_arm[reference]
+        for arm, measured in measured_by_arm.items():
+            scores[arm, metric] = measured.interval(noise)
             if arm != reference and (arm, metric) not in untested:
-                differences[arm, metric] = difference(
-                    arm_measurements, arms[reference], _nearest(pool, arm_measurements, arms[reference])
-                )
+                differences[arm, metric] = difference(measured, base, _nearest(pool, measured, base))
     p_values = {**dict.fromkeys(look.others, 1.0), **{pair: gap.p_value() for pair, gap in differences.items()}}
     corrected = holm_at_look(p_values, look.seeds, look.number, ERROR, look.num_planned)
     verdicts = []

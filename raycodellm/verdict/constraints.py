@@ -72,11 +72,12 @@ def breaches(
     breach_of: dict[tuple[int, int], Breach] = {}
     for group in groups:
         for place, constraint in enumerate(constraints):
-            measured, noise = measured_arms(constraint.metric, scored_arms(group, constraint.metric), items)
-            base = measured.get(reference) if reference is not None else None
-            pool = [arm for arm in measured.values() if len(arm.scores) > 1][:MOST_ARMS_OF_NOISE]
-            for arm, mine in measured.items():
-                if (breach := _breach(arm, constraint, mine, base, noise, pool)) is not None:
+            measured_by_arm, noise = measured_arms(constraint.metric, scored_arms(group, constraint.metric), items)
+            reference_measurements = measured_by_arm.get(reference) if reference is not None else None
+            pool = [arm for arm in measured_by_arm.values() if len(arm.scores) > 1][:MOST_ARMS_OF_NOISE]
+            for arm, measured in measured_by_arm.items():
+                breach = _breach(arm, constraint, measured, reference_measurements, noise, pool)
+                if breach is not None:
                     breach_of[arm, place] = breach
     return tuple(breach_of[key] for key in sorted(breach_of))
 
@@ -84,25 +85,28 @@ def breaches(
 def _breach(
     arm: int,
     constraint: Constraint,
-    mine: ArmMeasurements,
-    base: ArmMeasurements | None,
+    measured: ArmMeasurements,
+    reference: ArmMeasurements | None,
     noise: SeedNoise,
     pool: Sequence[ArmMeasurements],
 ) -> Breach | None:
     """The arm's distance to the constraint's limit; None where the reference sets the limit and has no score. `pool`:
     arms that tell the noise between seeds of a difference."""
-    limit = search.limit(constraint, base.score if base is not None else None)
+    limit = search.limit(constraint, reference.score if reference is not None else None)
     if limit is None:
         return None
-    if constraint.bound is None and base is not None:  # the limit moves with the reference, and the distance with it
-        gap = Interval(0.0, 0.0, 0.0) if mine is base else difference(mine, base, pool).interval(ERROR)
-        beyond = Interval(*(end + base.score - limit for end in gap))
+    if constraint.bound is None and reference is not None:  # the limit moves with the reference, the distance with it
+        gap = (
+            Interval(0.0, 0.0, 0.0) if measured is reference else difference(measured, reference, pool).interval(ERROR)
+        )
+        beyond = Interval(*(end + reference.score - limit for end in gap))
     else:
-        interval = mine.interval(noise) if noise.single.degrees else Interval(mine.score, math.nan, math.nan)
+        interval = measured.interval(noise) if noise.single.degrees else Interval(measured.score, math.nan, math.nan)
         beyond = Interval(*(end - limit for end in interval))
     if constraint.mode == "max":
         beyond = Interval(-beyond.value, -beyond.high, -beyond.low)
-    return Breach(arm, constraint, mine.score, limit, beyond, constraint.bound is None and mine is base)
+    is_of_reference = constraint.bound is None and measured is reference
+    return Breach(arm, constraint, measured.score, limit, beyond, is_of_reference)
 
 
 def broken_by(all_breaches: Sequence[Breach]) -> dict[int, float]:

@@ -70,36 +70,38 @@ def _findings(
     objective = settings.objectives[0]
     if settings.confirm is not None:
         seeds = {seed for verdict in state.verdicts for seed in verdict.seeds}
-        complete = rows_by_arm([row for row in rows if phase_of(row) == "confirm" and row["seed"] in seeds])
+        complete_rows = rows_by_arm([row for row in rows if phase_of(row) == "confirm" and row["seed"] in seeds])
         searched = rows_by_arm(rows_that_chose(file, rows), "search")
         verdicts = [
             replace(verdict, selected_score=mean_score(searched[verdict.arm], verdict.metric))
             for verdict in state.verdicts
         ]
         comparison = Comparison(tuple(verdicts), _reference_scores(state))
-        noise = _seeds_of_noise(complete, objective.metric)
+        noise = _seeds_of_noise(complete_rows, objective.metric)
         lacks_reference = state.num_decided > 0 and not state.counted.get(state.reference or 0)
         return Findings("confirmation", state.reference, state, comparison, noise, lacks_reference)
-    complete, _ = counted_rows(rows, objective.metric)
-    seeds_of_noise = _seeds_of_noise(complete, objective.metric)
+    complete_rows, _ = counted_rows(rows, objective.metric)
+    seeds_of_noise = _seeds_of_noise(complete_rows, objective.metric)
     basis: Basis = "first in rank" if settings.reference is None else "all seeds"
-    order = _in_rank(complete, objective, broken)
-    base = next(iter(order), None) if settings.reference is None else state.reference
-    if not seeds_of_noise or base not in complete:
-        lacks_reference = settings.reference is not None and state.phase == "done" and base not in complete
+    order = _in_rank(complete_rows, objective, broken)
+    compared_with = next(iter(order), None) if settings.reference is None else state.reference
+    if not seeds_of_noise or compared_with not in complete_rows:
+        lacks_reference = (
+            settings.reference is not None and state.phase == "done" and compared_with not in complete_rows
+        )
         basis = "none" if not seeds_of_noise else basis
-        return Findings(basis, base, state, Comparison(), seeds_of_noise, lacks_reference)
+        return Findings(basis, compared_with, state, Comparison(), seeds_of_noise, lacks_reference)
     metrics = family_metrics(rows, settings.objectives)
-    ranked = {arm: complete[arm] for arm in order}
+    ranked_rows = {arm: complete_rows[arm] for arm in order}
     if settings.reference is None:
-        comparison = compare_with_first(ranked, base, metrics, items)
+        comparison = compare_with_first(ranked_rows, compared_with, metrics, items)
     else:
-        comparison = compare(ranked, base, metrics, items)
+        comparison = compare(ranked_rows, compared_with, metrics, items)
     is_final = state.phase == "done"
     comparison = replace(
         comparison, verdicts=tuple(replace(verdict, is_final=is_final) for verdict in comparison.verdicts)
     )
-    return Findings(basis, base, state, comparison, seeds_of_noise)
+    return Findings(basis, compared_with, state, comparison, seeds_of_noise)
 
 
 def _reference_scores(state: Looks) -> dict[str, Interval]:
@@ -108,8 +110,10 @@ def _reference_scores(state: Looks) -> dict[str, Interval]:
     return {name: score for (arm, name), score in state.scores.items() if arm == state.reference and name in metrics}
 
 
-def _in_rank(complete: Mapping[int, Sequence[Row]], objective: Objective, broken: Mapping[int, float]) -> list[int]:
-    means = {arm: mean_score(arm_rows, objective.metric) for arm, arm_rows in complete.items()}
+def _in_rank(
+    complete_rows: Mapping[int, Sequence[Row]], objective: Objective, broken: Mapping[int, float]
+) -> list[int]:
+    means = {arm: mean_score(arm_rows, objective.metric) for arm, arm_rows in complete_rows.items()}
     return ranked_arms({arm: mean for arm, mean in means.items() if mean is not None}, (), objective, broken)
 
 

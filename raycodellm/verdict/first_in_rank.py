@@ -24,8 +24,8 @@ def compare_with_first(
     verdicts: list[Verdict] = []
     scores: dict[str, Interval] = {}
     for metric, objective in metrics.items():
-        complete = scored_arms(rows, metric)
-        measured, noise = measured_arms(metric, complete, items)
+        complete_rows = scored_arms(rows, metric)
+        measured, noise = measured_arms(metric, complete_rows, items)
         if first not in measured:
             continue
         scores[metric] = measured[first].interval(noise)
@@ -38,11 +38,11 @@ def compare_with_first(
             verdicts.append(
                 Verdict(
                     arm=arm,
-                    params=params_of(complete[arm][0]),
+                    params=params_of(complete_rows[arm][0]),
                     metric=metric,
                     score=arm_measurements.interval(noise),
                     seeds=tuple(arm_measurements.scores),
-                    items=num_items(complete[arm][0], metric),
+                    items=num_items(complete_rows[arm][0], metric),
                     difference=gap,
                     word=verdict_word(gap, objective.mode),
                     level=error,

@@ -77,12 +77,12 @@ class Front:
         if not self.arms or not self.knows_seeds or self.is_before_looks:
             return text
         unsure = [front_arm.arm for front_arm in self.members if not front_arm.is_known]
-        maybe = [front_arm.arm for front_arm in self.arms if not front_arm.is_on_front and not front_arm.is_known]
+        off_front = [front_arm.arm for front_arm in self.arms if not front_arm.is_on_front and not front_arm.is_known]
         if unsure:
             text += f" Not told from being dominated: {_arms(len(unsure))} {', '.join(map(str, unsure))}."
-        if maybe:
-            text += f" Off it by the means, but not for sure: {_arms(len(maybe))} {_first_twelve(maybe)}."
-        return text if unsure or maybe else f"{text} Noise accounts for no arm's place."
+        if off_front:
+            text += f" Off it by the means, but not for sure: {_arms(len(off_front))} {_first_twelve(off_front)}."
+        return text if unsure or off_front else f"{text} Noise accounts for no arm's place."
 
 
 def front(file: SweepFile, rows: Sequence[Row], items: ItemsOf, looks: Looks | None = None) -> Front:
@@ -95,24 +95,26 @@ def front(file: SweepFile, rows: Sequence[Row], items: ItemsOf, looks: Looks | N
     objectives, error = settings.objectives, _error_of_look(settings.confirm, looks)
     by_metric: list[tuple[Mapping[int, ArmMeasurements], SeedNoise]] = []
     counted = looks.counted if looks is not None else None
-    complete, _ = counted_rows(rows, objectives[0].metric, counted)
+    complete_rows, _ = counted_rows(rows, objectives[0].metric, counted)
     for objective in objectives:
-        by_metric.append(measured_arms(objective.metric, scored_arms(complete, objective.metric), items))
+        by_metric.append(measured_arms(objective.metric, scored_arms(complete_rows, objective.metric), items))
     broken = broken_by(breaches(file, rows, items, counted))
-    shared = [arm for arm in complete if not broken.get(arm) and all(arm in measured for measured, _ in by_metric)]
+    arms_with_scores = [
+        arm for arm in complete_rows if not broken.get(arm) and all(arm in measured for measured, _ in by_metric)
+    ]
     signs = [1.0 if objective.mode == "min" else -1.0 for objective in objectives]
-    points = {arm: [measured[arm].score for measured, _ in by_metric] for arm in shared}
+    points = {arm: [measured[arm].score for measured, _ in by_metric] for arm in arms_with_scores}
     members = pareto_front(points, [objective.mode == "min" for objective in objectives])
     knows_seeds = all(noise.single.degrees > 0 for _, noise in by_metric)
     is_told = knows_seeds and error > 0
     signed = [(*measured_and_noise, sign) for measured_and_noise, sign in zip(by_metric, signs, strict=True)]
-    compare = _ArmDifferences(signed, len(shared), error or ERROR)
+    compare = _ArmDifferences(signed, len(arms_with_scores), error or ERROR)
     front_arms = []
-    for arm in sorted(shared, key=lambda arm: (arm not in members, signs[0] * points[arm][0], arm)):
+    for arm in sorted(arms_with_scores, key=lambda arm: (arm not in members, signs[0] * points[arm][0], arm)):
         scores = tuple(measured[arm].interval(noise) for measured, noise in by_metric)
         rivals: tuple[int, ...] = ()
         if is_told and arm in members:
-            rivals = tuple(other for other in shared if other != arm and compare.may_dominate(other, arm))
+            rivals = tuple(other for other in arms_with_scores if other != arm and compare.may_dominate(other, arm))
         elif is_told:
             rivals = tuple(other for other in sorted(members) if compare.dominates(other, arm))
         is_known = is_told and (arm in members) != bool(rivals)

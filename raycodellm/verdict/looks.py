@@ -148,10 +148,10 @@ def _with_scores(file: SweepFile, rows: Sequence[Row], state: Looks, items: Item
     scores: dict[tuple[int, str], Interval] = {}
     seeds: dict[tuple[int, str], tuple[int, ...]] = {}
     for metric in family_metrics([row for arm_rows in counted.values() for row in arm_rows], objectives):
-        complete = scored_arms(counted, metric)
-        if len(complete) < 2:  # as in the ranking, a lone arm has no fresh score beside scores of the search
+        complete_rows = scored_arms(counted, metric)
+        if len(complete_rows) < 2:  # as in the ranking, a lone arm has no fresh score beside scores of the search
             continue
-        measured, noise = measured_arms(metric, complete, items)
+        measured, noise = measured_arms(metric, complete_rows, items)
         scores |= {(arm, metric): arm_measurements.interval(noise) for arm, arm_measurements in measured.items()}
         seeds |= {(arm, metric): tuple(arm_measurements.scores) for arm, arm_measurements in measured.items()}
     verdicts = [
@@ -169,15 +169,15 @@ def _final_except(active: Collection[int], verdicts: Sequence[Verdict]) -> tuple
 
 
 def _after_look(
-    file: SweepFile, rows: Sequence[Row], look_rows: Mapping[int, Sequence[Row]], before: Looks, items: ItemsOf
+    file: SweepFile, rows: Sequence[Row], look_rows: Mapping[int, Sequence[Row]], state: Looks, items: ItemsOf
 ) -> Looks:
     """The state after a look: the verdicts that were known before it stay, and the look gives its own for the rest."""
     objectives, confirm = file.example().search.objectives, file.example().search.confirm
-    assert confirm is not None and before.reference is not None
+    assert confirm is not None and state.reference is not None
     fresh = [row for row in rows if phase_of(row) == "confirm"]
-    final_verdicts = [verdict for verdict in before.verdicts if verdict.is_final]
+    final_verdicts = [verdict for verdict in state.verdicts if verdict.is_final]
     seeds = {(verdict.arm, seed) for verdict in final_verdicts for seed in verdict.seeds}
-    stopped = [
+    stopped_rows = [
         [row for row in arm_rows if (arm, row["seed"]) in seeds]
         for arm, arm_rows in rows_by_arm(fresh).items()
         if arm not in look_rows
@@ -186,30 +186,30 @@ def _after_look(
     metrics = _family(file, fresh)
     comparison = compare(
         look_rows,
-        before.reference,
+        state.reference,
         metrics,
         items,
         Look(
             seeds=confirm.seeds,
-            number=before.look,
+            number=state.look,
             num_planned=len(confirm.planned),
             rejected=differing,
             others={(verdict.arm, verdict.metric) for verdict in final_verdicts} - differing,
         ),
         margins={metric: confirm.margin_of(metric, objectives[0].metric) for metric in metrics},
-        noise_rows=[*stopped, *searched_arms(rows).values()],
+        noise_rows=[*stopped_rows, *searched_arms(rows).values()],
     )
     verdicts = [replace(verdict, is_final=verdict.word != "not known") for verdict in comparison.verdicts]
     decided = {(verdict.arm, verdict.metric) for verdict in (*final_verdicts, *verdicts)}
     params = {arm: params_of(arm_rows[0]) for arm, arm_rows in rows_by_arm(rows).items()}
     unscored = [
-        Verdict(arm, params[arm], objective.metric, NOTHING, (), None, NOTHING, "not known", look=before.look)
+        Verdict(arm, params[arm], objective.metric, NOTHING, (), None, NOTHING, "not known", look=state.look)
         for arm in look_rows
         for objective in objectives
-        if arm != before.reference and (arm, objective.metric) not in decided
+        if arm != state.reference and (arm, objective.metric) not in decided
     ]
-    ordered = sorted([*final_verdicts, *verdicts, *unscored], key=lambda verdict: before.arms.index(verdict.arm))
-    return replace(before, verdicts=tuple(ordered))
+    ordered = sorted([*final_verdicts, *verdicts, *unscored], key=lambda verdict: state.arms.index(verdict.arm))
+    return replace(state, verdicts=tuple(ordered))
 
 
 def _family(file: SweepFile, fresh: Sequence[Row]) -> dict[str, Objective]:

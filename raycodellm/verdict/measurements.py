@@ -64,33 +64,33 @@ def scored_arms(arms: Mapping[int, Sequence[Row]], metric: str) -> dict[int, lis
 
 
 def measured_arms(
-    metric: str, complete: Mapping[int, Sequence[Row]], items: ItemsOf
+    metric: str, complete_rows: Mapping[int, Sequence[Row]], items: ItemsOf
 ) -> tuple[dict[int, ArmMeasurements], SeedNoise]:
     """Measurements of each arm that has complete rows, and the noise between their seeds.
 
     The items are looked at only where they count: while the noise is unknown, a score has its recorded interval.
     """
-    measured = {arm: measurements(metric, arm_rows, {}) for arm, arm_rows in complete.items() if arm_rows}
+    measured = {arm: measurements(metric, arm_rows, {}) for arm, arm_rows in complete_rows.items() if arm_rows}
     noise = seed_noise({arm: arm_measurements.scores for arm, arm_measurements in measured.items()})
     needs_items = noise.single.degrees or any(
         arm_measurements.recorded is None for arm_measurements in measured.values()
     )
     if needs_items and (callable(items) or items):
-        measured = {arm: measurements(metric, complete[arm], items) for arm in measured}
+        measured = {arm: measurements(metric, complete_rows[arm], items) for arm in measured}
     return measured, noise
 
 
-def measurements(metric: str, complete: Sequence[Row], items: ItemsOf) -> ArmMeasurements:
-    """Measurements of one arm: `complete` are its rows with a finite `metric`, at least one, each of another seed."""
-    scores = {row["seed"]: float(row[f"metrics.{metric}"]) for row in complete}
-    low, high = (metric_of(complete[0], f"{metric}_{end}") for end in ("low", "high"))
+def measurements(metric: str, scored_rows: Sequence[Row], items: ItemsOf) -> ArmMeasurements:
+    """Measurements of one arm: `scored_rows` are its rows with a finite `metric`, one or more, each of another seed."""
+    scores = {row["seed"]: float(row[f"metrics.{metric}"]) for row in scored_rows}
+    low, high = (metric_of(scored_rows[0], f"{metric}_{end}") for end in ("low", "high"))
     return ArmMeasurements(
         scores=scores,
         samples={
-            row["seed"]: _samples(items_of(items, row["number"]), metric, scores[row["seed"]]) for row in complete
+            row["seed"]: _samples(items_of(items, row["number"]), metric, scores[row["seed"]]) for row in scored_rows
         },
-        recorded=None if low is None or high is None else Interval(scores[complete[0]["seed"]], low, high),
-        place=_code_ratio(params_of(complete[0])),
+        recorded=None if low is None or high is None else Interval(scores[scored_rows[0]["seed"]], low, high),
+        place=_code_ratio(params_of(scored_rows[0])),
     )
 
 

@@ -114,9 +114,11 @@ def seed_spreads(file: SweepFile, rows: Sequence[Row], looks: Looks | None = Non
     `rows`: of `trials.parquet`; `looks`: of a sweep with a confirmation, whose arms count by their fresh seeds.
     """
     metric = file.example().search.objectives[0].metric
-    complete, confirmed = counted_rows(rows, metric, looks.counted if looks is not None else None)
+    complete_rows, confirmed = counted_rows(rows, metric, looks.counted if looks is not None else None)
     replicated = {
-        arm: arm_rows for arm, arm_rows in complete.items() if len(arm_rows) > 1 and (not confirmed or arm in confirmed)
+        arm: arm_rows
+        for arm, arm_rows in complete_rows.items()
+        if len(arm_rows) > 1 and (not confirmed or arm in confirmed)
     }
     if not replicated:
         return None

@@ -25,16 +25,18 @@ def settled_by(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> str:
     """
     objective = file.example().search.objectives[0]
     advice = f"search.replicates: {SEEDS} trains each arm with three seeds, which tell how much a seed moves a score."
-    complete, _ = counted_rows(rows, objective.metric)
+    complete_rows, _ = counted_rows(rows, objective.metric)
     order = ranked_arms(
-        {arm: mean_score(scored_rows, objective.metric) or 0.0 for arm, scored_rows in complete.items()}, (), objective
+        {arm: mean_score(scored_rows, objective.metric) or 0.0 for arm, scored_rows in complete_rows.items()},
+        (),
+        objective,
     )
     reference = reference_arm(file, rows)
-    base = reference if reference in complete else next(iter(order[1:]), None)
+    base = reference if reference in complete_rows else next(iter(order[1:]), None)
     arm = next((candidate for candidate in order if candidate != base), None)
     if arm is None or base is None:
         return advice
-    mine, other = (measurements(objective.metric, complete[compared_arm], items) for compared_arm in (arm, base))
+    mine, other = (measurements(objective.metric, complete_rows[compared_arm], items) for compared_arm in (arm, base))
     return f"{advice} {_noise_advice(difference(mine, other), arm, base, len(order))}"
 
 

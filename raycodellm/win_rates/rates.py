@@ -128,9 +128,9 @@ def _measurements(rows: Judgements) -> tuple[ArmMeasurements, ArmMeasurements] |
         samples = {seed: [by_seed[seed]] for seed in scores}
         evens = {seed: [dict.fromkeys(by_seed[seed], EVEN)] for seed in scores}
         return ArmMeasurements(scores, samples, None), ArmMeasurements(even, evens, None)
-    nothing: Mapping[int, list[Any]] = {seed: [] for seed in scores}
+    no_samples: Mapping[int, list[Any]] = {seed: [] for seed in scores}
     recorded = mean_interval([*_item_means(rows).values()])
-    return ArmMeasurements(scores, nothing, recorded), ArmMeasurements(even, nothing, Interval(EVEN, EVEN, EVEN))
+    return ArmMeasurements(scores, no_samples, recorded), ArmMeasurements(even, no_samples, Interval(EVEN, EVEN, EVEN))
 
 
 def _item_means(rows: Judgements) -> dict[int, float]:

@@ -146,12 +146,12 @@ def _label(arm: int, params: Mapping[str, Any], score: float | None) -> str:
 
 def _first_chosen(records: Records, order: Sequence[int]) -> list[int]:
     """The best arm of each group, and at least three arms."""
-    by = groups.grouping_of_trials(records)
+    parameter = groups.grouping_of_trials(records)
     best: dict[str, int] = {}
-    among = set(order)
+    arms_with_curves = set(order)
     for arm_score in records.scores:
-        if arm_score.arm in among:
-            best.setdefault(groups.group_of(arm_score.params, by), arm_score.arm)
+        if arm_score.arm in arms_with_curves:
+            best.setdefault(groups.group_of(arm_score.params, parameter), arm_score.arm)
     chosen = [*best.values()][:MOST_CHOSEN]
     return [*chosen, *(arm for arm in order if arm not in chosen)][: max(3, len(chosen))]
 

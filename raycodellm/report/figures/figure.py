@@ -55,11 +55,11 @@ def title(text: str) -> dict[str, str]:
     return {"text": as_markup(text)}
 
 
-def legend(by: str | None) -> dict[str, Any]:
+def legend(parameter: str | None) -> dict[str, Any]:
     """The part of a layout that shows a legend, under the name of the parameter that gives the colours."""
     return (
-        {"showlegend": True, "legend": {"title": {**title(f"{by}: "), "font": {"size": 12}}}}
-        if by
+        {"showlegend": True, "legend": {"title": {**title(f"{parameter}: "), "font": {"size": 12}}}}
+        if parameter
         else {"showlegend": True}
     )
 

@@ -20,7 +20,7 @@ def pareto(records: Records) -> list[Figure]:
     if front is None or not front.arms:
         return []
     figures = []
-    for place, other in enumerate(objectives[1:], 1):
+    for place, objective in enumerate(objectives[1:], 1):
         known = [front_arm for front_arm in front.members if front_arm.is_known]
         unsure = [front_arm for front_arm in front.members if not front_arm.is_known]
         others = [front_arm for front_arm in front.arms if not front_arm.is_on_front]
@@ -32,7 +32,7 @@ def pareto(records: Records) -> list[Figure]:
         ]
         layout = {
             "xaxis": {"title": title(metric_in_words(objectives[0]))},
-            "yaxis": {"title": title(metric_in_words(other))},
+            "yaxis": {"title": title(metric_in_words(objective))},
             "showlegend": True,
         }
         figures.append(Figure(f"pareto{place}", "", [trace for trace in data if trace["x"]], layout))

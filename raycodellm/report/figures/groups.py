@@ -69,8 +69,8 @@ def axes(records: Records) -> list[Axis]:
     ratios = [axis for axis in stage_axes if axis is not None and axis.places]
     if ratios or not domains:
         return ratios
-    first, domain = next(iter(domains.items()))
-    other = _parameter_axis(records, first, domain, first.partition(".")[0])
+    name_of_first, domain = next(iter(domains.items()))
+    other = _parameter_axis(records, name_of_first, domain, name_of_first.partition(".")[0])
     return [other] if other.places else []
 
 
@@ -123,9 +123,11 @@ def grouping(records: Records, stage: str) -> str | None:
     """The choice that gives the arms their colour: a schedule, of the stage if it has one, else any other choice."""
     choices = [name for name, domain in records.file.domains.items() if domain.kind == "choice"]
     others = [name for name in choices if not name.endswith("code_ratio")]
-    own = [name for name in others if name.partition(".")[0] == stage]
-    schedules = [name for name in (*own, *others) if name.endswith("schedule") and "learning_rate" not in name]
-    return next(iter((*schedules, *own, *others)), None)
+    stage_choices = [name for name in others if name.partition(".")[0] == stage]
+    schedules = [
+        name for name in (*stage_choices, *others) if name.endswith("schedule") and "learning_rate" not in name
+    ]
+    return next(iter((*schedules, *stage_choices, *others)), None)
 
 
 def grouping_of_trials(records: Records) -> str | None:
@@ -135,18 +137,18 @@ def grouping_of_trials(records: Records) -> str | None:
     return grouping(records, first[0].stage if first else "") or next(iter(choices), None)
 
 
-def group_of(params: Mapping[str, Any], by: str | None) -> str:
+def group_of(params: Mapping[str, Any], parameter: str | None) -> str:
     """Name of the group of an arm with these parameters, as Plotly shows it; `none` where it has no such parameter."""
-    if by is None:
+    if parameter is None:
         return "all arms"
-    return as_markup(formats.value(params[by])) if by in params else "none"
+    return as_markup(formats.value(params[parameter])) if parameter in params else "none"
 
 
-def styles(records: Records, by: str | None) -> dict[str, dict[str, Any]]:
+def styles(records: Records, parameter: str | None) -> dict[str, dict[str, Any]]:
     """Colour and symbol of each group of arms, in the order of the sweep file."""
-    options = records.file.domains[by].options if by else ()
+    options = records.file.domains[parameter].options if parameter else ()
     named = [as_markup(formats.value(option)) for option in options]
-    groups = dict.fromkeys([*named, *(group_of(arm_score.params, by) for arm_score in records.scores)])
+    groups = dict.fromkeys([*named, *(group_of(arm_score.params, parameter) for arm_score in records.scores)])
     return {
         group: {
             "color": GROUP_COLOURS[place % len(GROUP_COLOURS)],
@@ -190,6 +192,6 @@ def _as_lines(lines: Sequence[str]) -> str:
     return "<br>".join(map(as_markup, lines))
 
 
-def group_of_row(row: Row, by: str | None) -> str:
+def group_of_row(row: Row, parameter: str | None) -> str:
     """Name of the group of a trial's arm."""
-    return group_of(params_of(row), by)
+    return group_of(params_of(row), parameter)

@@ -83,11 +83,11 @@ def _complete(records: Records) -> list[Row]:
 
 def _scatter(records: Records, rows: list[Row], place: Callable[[Row], Any]) -> list[dict[str, Any]]:
     """One trace per group of arms: the trials' scores over `place`."""
-    by = groups.grouping_of_trials(records)
+    parameter = groups.grouping_of_trials(records)
     metric = records.sweep.search.objectives[0].metric
     traces = []
-    for group, style in groups.styles(records, by).items():
-        members = [row for row in rows if groups.group_of_row(row, by) == group]
+    for group, style in groups.styles(records, parameter).items():
+        members = [row for row in rows if groups.group_of_row(row, parameter) == group]
         if members:
             traces.append(
                 {

@@ -46,7 +46,7 @@ def _figure(records: Records, axis: Axis, place: int) -> Figure:
     )
     shared = {*sets.shared}
     drawn = _best_sets(sets.sets, [arm_score.arm for arm_score in arms])
-    by, names = _names(records, drawn)
+    parameter, names = _names(records, drawn)
     has_bars = len(arms) <= MOST_BARS
     behind: list[dict[str, Any]] = []
     front: list[dict[str, Any]] = []
@@ -59,8 +59,8 @@ def _figure(records: Records, axis: Axis, place: int) -> Figure:
         bands |= {kind} if band else set()
         area, line = _band_traces(band, name, style["color"])
         behind += area if has_bars else []
-        own = [arm for arm in members if arm.arm not in shared]
-        front += [_markers(axis, own, name, style, has_bars)] if own else []
+        unshared = [arm for arm in members if arm.arm not in shared]
+        front += [_markers(axis, unshared, name, style, has_bars)] if unshared else []
         over += line if has_bars else [*area, *line]  # else a crowd of points would hide the band
     undrawn = {arm for arm_set in sets.sets if arm_set not in drawn for arm in arm_set.arms} - shared
     for name, numbers in ((_SHARED, shared), (_ALONE, {*sets.alone, *undrawn})):
@@ -69,7 +69,7 @@ def _figure(records: Records, axis: Axis, place: int) -> Figure:
     layout: dict[str, Any] = {
         "xaxis": {"title": title(axis.title), **axis.layout},
         "yaxis": {"title": title(metric_in_words(records.sweep.search.objectives[0]))},
-        **(legend(by) if len(front) > 1 else {"showlegend": False}),
+        **(legend(parameter) if len(front) > 1 else {"showlegend": False}),
         **_marks(records, arms[0], axis),
     }
     caption = ["One point per arm, larger with more seeds."]
@@ -79,7 +79,7 @@ def _figure(records: Records, axis: Axis, place: int) -> Figure:
     caption += [_BANDS[kind] for kind in sorted(bands)]
     caption += [_NOISE.format(names=", ".join(sets.noise))] if bands and sets.noise else []
     caption += [_LEFT.format(number=len(sets.sets) - NUM_COLOURS)] if undrawn else []
-    height = _HEIGHT + max(0, len(front) - _LINES) * _LINE_PIXELS if by is None and len(front) > 1 else 0
+    height = _HEIGHT + max(0, len(front) - _LINES) * _LINE_PIXELS if parameter is None and len(front) > 1 else 0
     return Figure(f"scores{place}", "", behind + front + over, layout, " ".join(caption), height)
 
 
@@ -105,19 +105,23 @@ def _names(records: Records, sets: Sequence[ArmSet]) -> tuple[str | None, list[s
         name for name in records.file.domains if len({str(arm_set.settings.get(name)) for arm_set in sets}) > 1
     ]
     if len(differing) == 1:
-        by = differing[0]
-        return by, [as_markup(formats.value(arm_set.settings.get(by))) for arm_set in sets]
+        parameter = differing[0]
+        return parameter, [as_markup(formats.value(arm_set.settings.get(parameter))) for arm_set in sets]
     point = records.file.reference() or {}
     names = []
     for arm_set in sets:
         settings = {name: arm_set.settings[name] for name in differing if name in arm_set.settings}
-        own = {
+        differing_settings = {
             name: value
             for name, value in settings.items()
             if name not in point or not equal_params({"": value}, {"": point[name]})
         }
         names.append(
-            as_markup(formats.params(own)) if own else _AS_REFERENCE if point else as_markup(formats.params(settings))
+            as_markup(formats.params(differing_settings))
+            if differing_settings
+            else _AS_REFERENCE
+            if point
+            else as_markup(formats.params(settings))
         )
     return None, names
 
