@@ -134,7 +134,7 @@ def test_money_is_hours_times_price_with_the_head_for_as_long_as_the_sweep_takes
     known = Prices(head=Machine(machine="head", on_demand=1.0), devices={})
     device = Device(machine="eight", devices=8, on_demand=16.0, spot=8.0)  # 2.00 and 1.00 per device
     scaling = Scaling(workers=2, gpus_per_worker=1)
-    lines = costs.money(Hours((10.0, 10.0, 30.0), 40.0), device, known, scaling, slots=2)
+    lines = costs.money_lines(Hours((10.0, 10.0, 30.0), 40.0), device, known, scaling, slots=2)
     rows = {line.split("  ")[1]: line.split() for line in lines[2:7]}
     assert rows["0–1"][1:] == ["10", "20.00", "10.00", "each"]
     assert rows["2"][1:] == ["30", "60.00", "30.00"]
