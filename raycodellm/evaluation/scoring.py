@@ -127,7 +127,7 @@ def blocks(items: list[list[Instance]], settings: Evaluation) -> list[list[list[
 
 
 def writing_requests(task: Task, items: Sequence[list[Instance]]) -> list[Instance]:
-    """The requests of the items that the model answers by writing; none for a task without such."""
+    """The requests that the model answers by writing; empty for a task that asks for likelihoods alone."""
     if asks_for_rationales(task):
         return [rationale_request(task, instances) for instances in items]
     return [instances[0] for instances in items if instances[0].request_type == "generate_until"]

@@ -43,7 +43,7 @@ class Listener:
     on_items: Callable[[int, int], None]
     """Hears how many items all workers have scored, and of how many."""
     say: Callable[[str], None]
-    """Hears a line about what is continued."""
+    """Hears a line about a task that is continued."""
     should_stop: Callable[[], bool]
     """Asked after each block of items."""
 
@@ -145,7 +145,7 @@ class TaskScorer:
     def _score_member(
         self, name: str, member: str, done_blocks: set[int], partial: PartialRows | None
     ) -> list[ScoredItem]:
-        """This worker's rows of a task or member, without those of the blocks in `done_blocks`."""
+        """This worker's rows of a task or member, without the rows of the blocks in `done_blocks`."""
         rows: list[ScoredItem] = []
         items = self._items[name][member]
         self._check_writer(member, self._tasks.by_name[name][member], items)

@@ -15,7 +15,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Workers:
-    """This worker's place among those of its group. Its methods are collectives: every worker calls them."""
+    """A worker's place in its group of workers. Its methods are collectives: every worker calls them."""
 
     rank: int = 0
     size: int = 1

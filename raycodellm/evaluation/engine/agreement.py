@@ -31,7 +31,7 @@ class Difference:
     """Two greedy answers to one prompt that are not the same text."""
 
     prompt: int
-    """The prompt's place among those that were asked."""
+    """Index of the prompt among the prompts that both engines answer."""
     ours: str
     theirs: str
     gap: float | None

@@ -11,7 +11,8 @@ import numpy as np
 from raycodellm.config import UserError
 
 _MOST_KEPT = 4096
-"""Beginnings of texts whose place in the pattern is remembered: those of the texts that are generated at once."""
+"""Most beginnings of texts whose place in the pattern is remembered: enough for the texts that are generated at
+once."""
 
 
 class TextPattern:

@@ -66,7 +66,7 @@ def likelihoods(model: Any, pairs: Sequence[TokenPair], batch_size: int, share: 
 
 
 def summed(tokens: Sequence[Likelihood]) -> Likelihood:
-    """The likelihood of an answer from those of its tokens."""
+    """The likelihood of an answer, from the likelihoods of its tokens."""
     return math.fsum(value for value, _ in tokens), all(is_likeliest for _, is_likeliest in tokens)
 
 

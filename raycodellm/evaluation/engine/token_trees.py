@@ -27,7 +27,7 @@ class TokenTree:
 
     paths: tuple[Path, ...]
     trunk: int
-    """Tokens that all paths begin with; those of a single path are all trunk."""
+    """Number of tokens that all paths begin with; the whole length of a single path."""
 
     @property
     def length(self) -> int:

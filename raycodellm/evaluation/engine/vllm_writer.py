@@ -1,4 +1,4 @@
-"""Lets vLLM write answers, in a process of its own; see `vllm_process.py` for what is said to it."""
+"""Lets vLLM write answers, in a process of its own; `vllm_process.py` describes the messages to that process."""
 
 from __future__ import annotations
 
@@ -187,7 +187,8 @@ class _Process:
 
 
 def explained(error: str, log: str) -> str:
-    """The error with its cause: vLLM's own processes log theirs, and the one that is asked refers to the log."""
+    """The error with its cause. The processes that vLLM starts log their errors, and the error of vLLM's first process
+    refers to the log."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     causes = [match[0] for line in lines if (match := _EXCEPTION.search(line))]
     if not causes and error == _ENDED:
@@ -221,7 +222,7 @@ def opened_process(python: str, environment: Mapping[str, str], settings: Mappin
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Ends the process by the end of its input, and what is left of it and of its own processes by force."""
+    """Ends the process by closing its input; kills it, and the processes that it started, if they go on."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with contextlib.suppress(OSError):  # a line that nobody reads any more

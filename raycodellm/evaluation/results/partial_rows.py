@@ -45,7 +45,7 @@ class PartialRows:
     """A folder with the rows of scored blocks."""
 
     def __init__(self, folder: Folder, num_workers: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
-        """`num_workers`: those that score the task together, each with a `PartialRows` of its own."""
+        """`num_workers`: the number of workers that score the task together, each with a `PartialRows` of its own."""
         self._folder, self._num_workers, self._clock = folder, num_workers, clock
         self._waiting: dict[Block, list[dict[str, Any]]] = {}
         self._flushed_at = clock()
@@ -73,7 +73,7 @@ class PartialRows:
         self._flushed_at = self._clock()
 
     def add(self, block: Block, rows: list[dict[str, Any]]) -> None:
-        """Keeps a scored block; writes those that wait when they are `FLUSH_SECONDS` of work."""
+        """Keeps a scored block; writes all unwritten blocks when they are `FLUSH_SECONDS` of work."""
         self._waiting[block] = rows
         if self._clock() - self._flushed_at >= FLUSH_SECONDS:
             self.flush()

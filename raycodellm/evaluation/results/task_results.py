@@ -60,7 +60,7 @@ class Results(Protocol):
     """The results of one model that are kept."""
 
     def read(self, tasks: Iterable[str]) -> dict[str, TaskResult]:
-        """The results of those of the tasks that have one."""
+        """The results of the tasks; a task without a result is left out."""
 
     def write(self, task: str, result: TaskResult) -> None: ...
 
@@ -98,7 +98,7 @@ class KeptResults:
         return results if len(results) == len(self._keys) else None
 
     def read(self, tasks: Iterable[str]) -> dict[str, TaskResult]:
-        """The results of those of the tasks that have one which can be read: a task whose file is damaged is scored
+        """The results of the tasks; a task without a result, or whose file is damaged, is left out and so scored
         again."""
         return self._read_present(tasks)
 

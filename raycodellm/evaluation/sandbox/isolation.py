@@ -112,7 +112,7 @@ def _packages() -> list[str]:
 
 
 def _outermost(paths: Sequence[str]) -> list[str]:
-    """The paths without those inside another of them, in their order."""
+    """The paths that lie in none of the other paths, in their order."""
     outermost: list[str] = []
     for path in paths:
         is_inside_another = any(Path(other) in Path(path).parents for other in paths)

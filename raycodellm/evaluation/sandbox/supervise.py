@@ -230,7 +230,7 @@ _OVER_LIMIT = (-signal.SIGKILL, -signal.SIGXCPU, 128 + signal.SIGKILL, 128 + sig
 
 
 def _pipe(stack: contextlib.ExitStack) -> tuple[FileIO, FileIO]:
-    """(the end to read from, the end to write to); the stack closes what is not closed before."""
+    """(the end to read from, the end to write to); the stack closes each end that is still open."""
     read_end, write_end = os.pipe()
     return stack.enter_context(FileIO(read_end, "rb")), stack.enter_context(FileIO(write_end, "wb"))
 

@@ -16,11 +16,11 @@ Averages = Mapping[str, Sequence[str]]
 """Maps the name of an average, `<name>/<score>`, to its tasks; a task with another score is named with that score, as
 `quac/f1`."""
 _OTHER_NAMES = {"em": "exact_match"}
-"""Scores to the name that lm-eval has for the same score."""
+"""Maps a score to another name that lm-eval has for the same score."""
 
 
 def members(average: str, tasks: Sequence[str]) -> list[tuple[str, ...]]:
-    """For each task the names that the averaged metric may have, the first one first."""
+    """The names that the averaged metric may have for each task, the preferred one first."""
     score = average.rpartition("/")[2]
     scores = (score, *((_OTHER_NAMES[score],) if score in _OTHER_NAMES else ()))
     return [(task,) if "/" in task else tuple(f"{task}/{name}" for name in scores) for task in tasks]

@@ -48,7 +48,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A value of numpy as one that JSON has; anything else, such as a data set's own object, as text."""
+    """A value of numpy as a value of JSON; anything else, such as a data set's own object, as text."""
     import numpy as np
 
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)

@@ -221,7 +221,8 @@ class Items:
         return self._table.column("attributes").to_pylist() if has_attributes else [None] * self._table.num_rows
 
     def _rows(self, columns: Sequence[str]) -> list[dict[str, Any]]:
-        """The items with those of the columns that the table has; an item that was not run has no values."""
+        """The items' values in the columns; a column that the table lacks is left out, and an item that was not run has
+        no values."""
         names = [name for name in (*columns, "not_run") if name in self._table.column_names]
         cells = (self._table.column(name).to_pylist() for name in names)
         rows = [dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True)]

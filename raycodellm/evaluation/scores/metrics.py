@@ -73,7 +73,7 @@ class Metric:
     column: str | None = None
     """The column that is `value` wherever it is not null, each item with the same weight; None where none is."""
     is_elsewhere: bool = False
-    """True if an item without a value in `column` may have one all the same."""
+    """True if an item whose `column` is null may have a value from other columns."""
 
 
 _RIGHT = ("acc", "exact_match", "em", "pass@1")

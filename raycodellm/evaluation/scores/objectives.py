@@ -51,7 +51,8 @@ def check_evaluation(file: SweepFile) -> None:
 
 
 def _check_judge(file: SweepFile, sweep: Sweep, settings: Evaluation) -> None:
-    """Raises `UserError` for win rates without a judge or a reference arm, and for one that shall steer the search."""
+    """Raises `UserError` for win rates without a judge or a reference arm, and for a search that a win rate shall
+    steer."""
     if settings.judge is None and WIN_RATE in settings.suites:
         raise UserError(
             f"evaluation.suites: found {WIN_RATE!r}, which needs a judge; for example evaluation.judge: "
@@ -124,8 +125,8 @@ def check_objective(
     averages: Averages,
     key: str = "search.objective.metric",
 ) -> None:
-    """Raises `UserError` by its `key` where an evaluation on `tasks` does not give the objective's metric. `averages`:
-    those of the asked suites."""
+    """Raises `UserError`, naming `key`, where an evaluation on `tasks` does not give the objective's metric.
+    `averages`: the averages of the asked suites."""
     if not _is_given(objective.metric, tasks, task_names, averages):
         task = objective.metric.rpartition("/")[0]
         examples = ", ".join([*averages, *(f"{name}/bpb" for name in tasks[:3]), "mean/bpb", "mean/acc"])

@@ -31,7 +31,8 @@ def class_tree(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _attributes(name: str, classes: Mapping[str, ast.ClassDef], seen: frozenset[str]) -> dict[str, Any]:
-    """The class's constants of _KEYS; its own come before those of its bases in the same file."""
+    """The class's constants of _KEYS; a constant of the class itself comes before that of its bases in the same
+    file."""
     node = classes.get(name)
     if node is None or name in seen:
         return {}

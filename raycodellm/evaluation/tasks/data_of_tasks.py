@@ -44,7 +44,8 @@ def _task_tree(file: Path) -> dict[str, Any]:
 def _leaf_trees(
     name: str, tree: dict[str, Any], task_names: TaskNames, seen: frozenset[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The task itself; of a group the tasks that its file spells out, and those whose settings it changes."""
+    """(name, tree) of the task itself; for a group, of each task that its file spells out or whose settings it
+    changes."""
     members = tree.get("task")
     if not isinstance(members, list):
         yield name, tree

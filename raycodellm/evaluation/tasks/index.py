@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 @functools.lru_cache(maxsize=16)
 def task_manager(names: tuple[str, ...], include: str | None = None) -> TaskManager:
-    """lm-eval's index of the package's tasks, those of the folder `include`, and of lm-eval's own tasks, groups and
-    tags `names` with all their members."""
+    """lm-eval's index of the package's tasks, of the tasks in the folder `include`, and of lm-eval's own tasks, groups
+    and tags `names` with all their members."""
     from lm_eval.tasks import TaskManager
 
     tasks_by_name = with_members(names, TaskNames(include).find)
@@ -51,7 +51,8 @@ def _whole_index(own_folders: tuple[Path, ...]) -> TaskManager:
 
 
 def _folder(named_task: NamedTask, tasks_by_name: Mapping[str, NamedTask]) -> Path:
-    """The folder that a name needs. A tag needs all its tasks in one, since lm-eval does not join those of several."""
+    """The folder that holds the files of a name. All tasks of a tag must lie in one folder, since lm-eval does not join
+    a tag's tasks of several folders."""
     if named_task.file is not None:
         return named_task.file.parent
     files = [tasks_by_name[task].file for task in named_task.tagged]
@@ -80,6 +81,6 @@ def with_members(names: Iterable[str], find: Callable[[str], NamedTask | None]) 
 
 
 def outermost(folders: Iterable[Path]) -> list[Path]:
-    """The folders without those inside another of them, sorted."""
+    """The folders that lie in none of the other folders, sorted."""
     distinct = sorted(set(folders))
     return [folder for folder in distinct if not any(other in folder.parents for other in distinct)]

@@ -53,7 +53,7 @@ class SuiteTask(BaseModel):
     """Settings of `evaluation`, each with the value, or the list of values, for which the suite has this task."""
 
     def is_chosen(self, settings: Evaluation) -> bool:
-        """True if the settings are those that the suite has the task for."""
+        """True if the suite has the task under these settings."""
         if (self.domain and self.domain not in settings.texts.given()) or (self.optional and settings.data is None):
             return False
         chosen = {key: value if isinstance(value, list) else [value] for key, value in self.when.items()}
@@ -163,7 +163,8 @@ def asked_averages(settings: Evaluation) -> dict[str, tuple[str, ...]]:
 
 
 def task_facts(name: str, settings: Evaluation | None = None) -> SuiteTask | None:
-    """The facts of a task from the first suite that has it, an asked one if there is one; None without facts."""
+    """The facts of a task from the first suite that has the task, an asked suite before any other; None without
+    facts."""
     asked_names = settings.suites if settings is not None else ()
     suites = [*map(suite, dict.fromkeys([*asked_names, *suite_names()])), named_in_no_suite()]
     return next((task for any_suite in suites for task in any_suite.tasks if task.task == name), None)

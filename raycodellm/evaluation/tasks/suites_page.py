@@ -126,7 +126,7 @@ def _conditions(task: SuiteTask) -> Iterator[str]:
 
 
 def main(path: Path) -> None:
-    """Writes the page at `path`, and keeps what stands there below MARKER."""
+    """Writes the page at `path`, and keeps the part of the old page below MARKER."""
     by_hand_text = by_hand(path.read_text(encoding="utf-8")) if path.exists() else ""
     path.write_text(page(by_hand_text), encoding="utf-8")
 

@@ -60,7 +60,7 @@ def group_members(file: Path) -> Iterator[str]:
 
 
 def members_of(tree: dict[str, Any]) -> Iterator[str]:
-    """Names of the tasks and groups that a group's tree lists, those in groups that it spells out included."""
+    """Names of the tasks and groups that a group's tree lists, also inside groups that the tree spells out."""
     members = tree.get("task")
     for member in members if isinstance(members, list) else []:
         if isinstance(member, str):

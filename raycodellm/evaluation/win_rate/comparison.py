@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Answers(NamedTuple):
-    """A model's answers to the same instructions."""
+    """A model's answers to open instructions."""
 
     requests: Mapping[int, str]
     """Maps the number of each instruction to its request."""

@@ -27,7 +27,8 @@ _LONG_SECONDS = 10.0
 """A wait that is worth a warning. A busy endpoint refuses many requests for a second or two."""
 _CAUSE_LENGTH = 200
 _SHORTEST_SECRET = 6
-"""Characters; a shorter key, such as the `x` that a local server is given, is no secret, and a part of many words."""
+"""Least characters of a key that is hidden in messages. A shorter one, such as the `x` that a local server is given, is
+no secret, and a part of many words."""
 _MOST_BYTES = 16 * 2**20
 """Longest answer that is read; a verdict has some hundred bytes."""
 _PART_BYTES = 2**16
@@ -214,8 +215,8 @@ class Judge:
 
 
 def _read(response: IO[bytes], seconds: float) -> bytes:
-    """The whole answer. Raises TimeoutError where that takes longer, also for one that comes byte by byte, and
-    ValueError for one without end."""
+    """The whole answer. Raises TimeoutError where reading takes longer than `seconds`, also where bytes keep coming,
+    and ValueError for an answer of more than `_MOST_BYTES`."""
     began, parts, num_bytes = time.monotonic(), [], 0
     while part := response.read1(_PART_BYTES):  # type: ignore[attr-defined]  # of every HTTP answer
         parts.append(part)

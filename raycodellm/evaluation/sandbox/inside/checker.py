@@ -26,7 +26,7 @@ them: it would end a `map` or a `for` of the test early, and so pass `all(map(ca
 
 
 class CandidateFailed(Exception):
-    """The model's program ended, raised, or answered what is no value."""
+    """The model's program ended, raised, or sent an answer that is no value."""
 
 
 class CannotAsk(Exception):

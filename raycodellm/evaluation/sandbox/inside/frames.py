@@ -13,7 +13,7 @@ _LENGTH = struct.Struct(">Q")
 
 
 class Closed(Exception):
-    """The other end of the pipe has ended, or sent what is no message."""
+    """The other end of the pipe has ended, or sent bytes that are no message."""
 
 
 def send(descriptor: int, message: Any) -> None:
@@ -30,7 +30,7 @@ def send(descriptor: int, message: Any) -> None:
 
 
 def receive(descriptor: int) -> Any:
-    """Reads the next message. Raises `Closed` at the pipe's end and for what is no message."""
+    """Reads the next message. Raises `Closed` at the pipe's end and for bytes that are no message."""
     (length,) = _LENGTH.unpack(_read(descriptor, _LENGTH.size))
     if length > LONGEST:
         raise Closed(f"a message of {length:,} bytes; at most {LONGEST:,} are read")

@@ -69,7 +69,7 @@ def _confine(isolation: dict[str, Any], limits: dict[str, Any]) -> None:
 
 
 def _silence() -> None:
-    """Standard input is empty from here on, and what is printed goes nowhere."""
+    """Empties standard input, and discards standard output and standard error from here on."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(nowhere, standard)

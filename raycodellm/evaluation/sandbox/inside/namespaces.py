@@ -53,7 +53,8 @@ def enter(readable: Sequence[str], root: str, temporary: str, temporary_bytes: i
 
 
 def _end_like(child: int) -> None:
-    """Waits for the first process of the namespaces; all others in there die with it."""
+    """Waits for the first process of the namespaces, and ends with its exit code; all other processes in the namespaces
+    die with that one."""
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     os._exit(code if code >= 0 else 128 - code)
