@@ -124,10 +124,10 @@ def _folder_parts(folders: Sequence[str]) -> list[str]:
     """Plain names of folders. A folder of the hub's cache, `datasets--owner--name/snapshots/<commit>`, reads as
     `owner/name`."""
     parts: list[str] = []
-    for place, folder in enumerate(folders):
+    for index, folder in enumerate(folders):
         if cached := re.fullmatch(r"datasets--(.+?)--(.+)", folder):
             parts += [plain(cached[1]), plain(cached[2])]
-        elif folder == "snapshots" or (place and folders[place - 1] == "snapshots"):
+        elif folder == "snapshots" or (index and folders[index - 1] == "snapshots"):
             continue
         elif plain(folder) not in _GENERAL and not re.fullmatch(r"\d+\.\d+\.\d+|[0-9a-f]{32,}", folder):
             parts.append(plain(folder))

@@ -42,21 +42,21 @@ class Difference:
 def differences(lm: AnswerLM, writer: Writer, prompts: Sequence[Sequence[int]], decoding: Decoding) -> list[Difference]:
     """The prompts that the two engines answer differently, decoded greedily, by more than a near tie."""
     greedy = dataclasses.replace(decoding, temperature=0.0, repetition_penalty=1.0).settled(None)
-    seeds = [str(place) for place in range(len(prompts))]
+    seeds = [str(index) for index in range(len(prompts))]
     both = zip(lm.write(prompts, seeds, greedy), writer.write(prompts, seeds, greedy), strict=True)
     disagreements = []
-    for place, (ours, theirs) in enumerate(both):
+    for index, (ours, theirs) in enumerate(both):
         our_text, their_text = lm.text(ours, greedy), lm.text(theirs, greedy)
         if our_text == their_text:
             continue
         num_equal = len([*takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False))])
         gap = None
         if num_equal < min(len(ours), len(theirs)):
-            answers = [(list(prompts[place]), tokens[: num_equal + 1]) for tokens in (ours, theirs)]
+            answers = [(list(prompts[index]), tokens[: num_equal + 1]) for tokens in (ours, theirs)]
             (our_likelihood, _), (their_likelihood, _) = lm.likelihoods(answers)
             gap = our_likelihood - their_likelihood
         if gap is None or not gap <= _NEAR_TIE[4 if lm.model.dtype.itemsize >= 4 else 2]:  # NaN is no near tie
-            disagreements.append(Difference(place, our_text, their_text, gap))
+            disagreements.append(Difference(index, our_text, their_text, gap))
     return disagreements
 
 

@@ -39,8 +39,8 @@ class TextPattern:
         if fault := LLMatcher.validate_grammar(grammar, tokens):
             raise UserError(f"generation_kwargs.pattern: {pattern!r}: {' '.join(fault.split())}")
         self._vocabulary = vocabulary
-        self._places: OrderedDict[tuple[int, ...], Any] = OrderedDict({(): LLMatcher(tokens, grammar)})
-        """Maps the tokens of a beginning to its place in the pattern, the last used at the end."""
+        self._matchers: OrderedDict[tuple[int, ...], Any] = OrderedDict({(): LLMatcher(tokens, grammar)})
+        """Maps the tokens of a beginning to the matcher that has read it, the last used at the end."""
         self._allowed: dict[bytes, np.ndarray] = {}
         """Maps a bit mask over the vocabulary to the tokens of its bits; a pattern has few."""
 
@@ -49,24 +49,24 @@ class TextPattern:
 
         Raises ValueError where no text of the pattern begins with `generated`.
         """
-        place = self._place(tuple(generated))
-        if place.is_stopped():
+        matcher = self._matcher_after(tuple(generated))
+        if matcher.is_stopped():
             return np.empty(0, dtype=np.int64)
-        mask = place.compute_bitmask()
+        mask = matcher.compute_bitmask()
         if mask not in self._allowed:
             bits = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")
             self._allowed[mask] = np.flatnonzero(bits[: self._vocabulary])
         return self._allowed[mask]
 
-    def _place(self, generated: tuple[int, ...]) -> Any:
-        if generated in self._places:
-            self._places.move_to_end(generated)
-            return self._places[generated]
-        place = self._place(generated[:-1]).deep_copy()
-        if not place.consume_token(generated[-1]):
+    def _matcher_after(self, generated: tuple[int, ...]) -> Any:
+        if generated in self._matchers:
+            self._matchers.move_to_end(generated)
+            return self._matchers[generated]
+        matcher = self._matcher_after(generated[:-1]).deep_copy()
+        if not matcher.consume_token(generated[-1]):
             raise ValueError(f"token {generated[-1]} after {len(generated) - 1} others leaves the pattern")
-        self._places[generated] = place
-        if len(self._places) > _MOST_KEPT:
-            oldest = next(key for key in self._places if key)  # the empty beginning stays
-            del self._places[oldest]
-        return place
+        self._matchers[generated] = matcher
+        if len(self._matchers) > _MOST_KEPT:
+            oldest = next(key for key in self._matchers if key)  # the empty beginning stays
+            del self._matchers[oldest]
+        return matcher

@@ -192,27 +192,27 @@ class _Batch:
             self._inputs["past_key_values"] = output.past_key_values
         return output.logits[:, -1].float()
 
-    def likelihoods(self, first: torch.Tensor, golds: Sequence[Sequence[int]]) -> list[Likelihood]:
-        """The likelihood of a right answer after each prompt, which has just been read. `first`: logits [answers,
-        vocabulary] of the answers' first tokens. The batch is left as it was."""
+    def likelihoods(self, first_logits: torch.Tensor, golds: Sequence[Sequence[int]]) -> list[Likelihood]:
+        """The likelihood of a right answer after each prompt, which has just been read. `first_logits`: [answers,
+        vocabulary], of the answers' first tokens. Leaves the batch as it was."""
         import torch
 
         width = max(map(len, golds)) - 1
-        logits = [first]
+        logits = [first_logits]
         if width:
             ids, length, positions = self._ids, self._length, self._positions
             rows = [[*gold[:-1], *[0] * (width + 1 - len(gold))] for gold in golds]
             self._ids = torch.tensor(rows, device=self.model.device)
             self._length += width
             self._positions = positions[:, -1:] + 1 + torch.arange(width, device=self.model.device)
-            places = [row * width + place for row, gold in enumerate(golds) for place in range(len(gold) - 1)]
+            indices = [row * width + column for row, gold in enumerate(golds) for column in range(len(gold) - 1)]
             inputs = {name: value for name, value in self._inputs.items() if name != "logits_to_keep"}
             if "position_ids" in self._takes:
                 inputs["position_ids"] = self._positions
             logits.append(
                 logits_at(
                     self.model,
-                    places,
+                    indices,
                     {**inputs, "input_ids": self._ids, "attention_mask": self._attention_mask(), "use_cache": True},
                 )
             )
@@ -284,8 +284,8 @@ def _chooser(decoding: Decoding) -> Chooser:
             logits = warper(None, logits)
         # One number per answer, from the answer's own generator: the place in the distribution's running sum.
         sums = logits.softmax(-1).double().cumsum(-1)
-        places = torch.tensor([answer.randomness.random() for answer in answers], dtype=sums.dtype)
-        token_ids = torch.searchsorted(sums, places.to(sums.device)[:, None] * sums[:, -1:], right=True)
+        random_numbers = torch.tensor([answer.randomness.random() for answer in answers], dtype=sums.dtype)
+        token_ids = torch.searchsorted(sums, random_numbers.to(sums.device)[:, None] * sums[:, -1:], right=True)
         return token_ids.clamp(max=logits.shape[-1] - 1)[:, 0].tolist()
 
     return choose

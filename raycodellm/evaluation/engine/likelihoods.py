@@ -51,12 +51,12 @@ def likelihoods(model: Any, pairs: Sequence[TokenPair], batch_size: int, share: 
         targets_by_row: list[dict[Target, None]] = [{} for _ in rows]
         for target in itertools.chain(*targets_by_answer):
             targets_by_row[target[0]][target] = None
-        positions = [len({column for _, column, _ in targets}) for targets in targets_by_row]
+        num_positions = [len({column for _, column, _ in targets}) for targets in targets_by_row]
         longest = max(map(len, paths)) - prefix
         limits = Limits(batch_size * longest, max(1, _MOST_LOGITS // model.config.get_text_config().vocab_size))
         cache = prefix_cache(model, paths[0][:prefix])
         values: dict[Target, Likelihood] = {}
-        for batch in batches([row.length for row in rows], positions, limits):
+        for batch in batches([row.length for row in rows], num_positions, limits):
             targets = [target for row in batch for target in targets_by_row[row]]
             batch_likelihoods = _target_likelihoods(
                 model, rows[batch.start : batch.stop], batch.start, targets, cache, prefix
@@ -141,7 +141,7 @@ def _branched_inputs(model: Any, rows: Sequence[TokenTree], width: int, prefix: 
         parts = row.branches
         ends = width - row.length
         branches.append([0] * row.trunk + [number for number, part in enumerate(parts, 1) for _ in part] + [-1] * ends)
-        branch_positions = [row.trunk + place for part in parts for place in range(len(part))]
+        branch_positions = [row.trunk + offset for part in parts for offset in range(len(part))]
         positions.append([*range(row.trunk), *branch_positions, *[0] * ends])
     branch = torch.tensor(branches, device=model.device)
     is_same_path = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
@@ -157,11 +157,11 @@ def _branched_inputs(model: Any, rows: Sequence[TokenTree], width: int, prefix: 
     }
 
 
-def logits_at(model: Any, places: Sequence[int], inputs: Mapping[str, Any]) -> torch.Tensor:
-    """Runs the model; returns logits [places, vocabulary]. `places`: numbers of positions in the batch, row by row."""
+def logits_at(model: Any, positions: Sequence[int], inputs: Mapping[str, Any]) -> torch.Tensor:
+    """Runs the model; returns logits [positions, vocabulary]. `positions`: their numbers in the batch, row by row."""
     import torch
 
-    flat = torch.tensor(list(places), dtype=torch.long, device=model.device)
+    flat = torch.tensor(list(positions), dtype=torch.long, device=model.device)
     with _only_at(model, flat):
         logits = model(**inputs).logits
     logits = logits.reshape(-1, logits.shape[-1])

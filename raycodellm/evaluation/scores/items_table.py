@@ -161,13 +161,13 @@ class Items:
         codes, items = tasks.indices.to_numpy(), self._table.column("item").to_numpy()
         by_task = {}
         for code, task in enumerate(tasks.dictionary.to_pylist()):
-            places = np.flatnonzero((codes == code) & has_value)
-            if not len(places):
+            indices = np.flatnonzero((codes == code) & has_value)
+            if not len(indices):
                 continue
-            by_task[task] = (items[places], values[places], weights[places])
-            clusters = self._clusters()[places]
+            by_task[task] = (items[indices], values[indices], weights[indices])
+            clusters = self._clusters()[indices]
             if (clusters != _ALONE).all():
-                numbers, means, sums = by_cluster(values[places], weights[places], clusters)
+                numbers, means, sums = by_cluster(values[indices], weights[indices], clusters)
                 by_task[task] = (numbers, means, sums)
         return by_task
 

@@ -128,8 +128,8 @@ def _content(name: str, task_names: TaskNames, seen: frozenset[str]) -> list[Any
         return ["seen"]
     seen |= {name}
     if name in BUILTIN:
-        parts = [path for place in (FOLDER / name, FOLDER) for path in sorted(place.glob("*.py"))]
-        return ["files", _names_and_hashes([FOLDER / name / f"{name}.yaml", *parts])]
+        modules = [path for folder in (FOLDER / name, FOLDER) for path in sorted(folder.glob("*.py"))]
+        return ["files", _names_and_hashes([FOLDER / name / f"{name}.yaml", *modules])]
     if is_path(name):
         return _yaml_content(Path(name).expanduser(), task_names, seen)
     # A task that its group's file spells out has no name of its own.

@@ -100,9 +100,9 @@ class JudgedPair:
         return self.base_first == self.other_first and self.base_first in ("first", "second")
 
 
-def _share(verdict: Verdict, place: Verdict) -> float:
-    """1 where the answer at `place` won, half for a tie."""
-    return 0.5 if verdict == "tie" else float(verdict == place)
+def _share(verdict: Verdict, answer: Verdict) -> float:
+    """1 where `answer`, the first or the second, won; half for a tie."""
+    return 0.5 if verdict == "tie" else float(verdict == answer)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ _CAPABILITY_VERSION_3 = 0x20080522
 def arch() -> int:
     """The column of this processor in the tables of `syscalls`: 0 for x86-64, 1 for 64-bit ARM. Raises OSError else."""
     machine = platform.machine()
-    places = {"x86_64": 0, "AMD64": 0, "aarch64": 1, "arm64": 1}
-    if machine not in places:
+    columns = {"x86_64": 0, "AMD64": 0, "aarch64": 1, "arm64": 1}
+    if machine not in columns:
         raise OSError(f"no table of system calls for {machine}")
-    return places[machine]
+    return columns[machine]
 
 
 def call(name: str, *arguments: Any) -> int:

@@ -78,19 +78,19 @@ def _make_file_system(readable: Sequence[str], root: str, temporary: str, tempor
 
 def _show(path: str, root: str) -> None:
     """Makes the folder, file or symbolic link `path` visible below `root`, read-only."""
-    place = root + path
+    target = root + path
     if os.path.islink(path):
-        os.makedirs(os.path.dirname(place), exist_ok=True)
-        os.symlink(os.readlink(path), place)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        os.symlink(os.readlink(path), target)
         return
     if os.path.isdir(path):
-        os.makedirs(place, exist_ok=True)
+        os.makedirs(target, exist_ok=True)
     elif os.path.exists(path):
-        os.makedirs(os.path.dirname(place), exist_ok=True)
-        os.close(os.open(place, os.O_CREAT | os.O_WRONLY, 0o600))
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o600))
     else:
         return
-    _mount(path, place, None, _MS_BIND | _MS_REC)
+    _mount(path, target, None, _MS_BIND | _MS_REC)
     is_device = not os.path.isdir(path) and not os.path.isfile(path)
     flags = _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID | (0 if is_device else _MOUNT_ATTR_NODEV)
     record = struct.pack("=4Q", flags, 0, 0, 0)
@@ -98,7 +98,7 @@ def _show(path: str, root: str) -> None:
         "mount_setattr",
         syscalls.MOUNT_SETATTR,
         _AT_FDCWD,
-        os.fsencode(place),
+        os.fsencode(target),
         _AT_RECURSIVE,
         ctypes.create_string_buffer(record, len(record)),
         len(record),
