@@ -22,7 +22,7 @@ from raycodellm.records import CONFIRM_SEEDS, TrialResult, as_json
 from raycodellm.report.markdown_text import plain
 from raycodellm.report.tables import _task_cell
 from raycodellm.statistics import Difference, Interval, Variance
-from raycodellm.sweep.confirmation import lines
+from raycodellm.sweep.confirmation import confirmation_news
 from raycodellm.tables.trials import params_of
 from raycodellm.verdict.marks import marks
 from raycodellm.verdict.sentence import remedy
@@ -135,7 +135,7 @@ def test_the_answer_gives_the_reason_where_nothing_can_be_known():
     broken = run_pending(file, search_rows(), lambda arm, place: None if arm == 0 else score(arm, place))
     without = "There is no verdict: the reference arm has no score"
     assert answered(file, broken) == f"{without} from fresh seeds to compare with."
-    line = lines(file, verdict.Looks("search", reference=0), verdict.looks(file, broken, {}), broken)[1]
+    line = confirmation_news(file, verdict.Looks("search", reference=0), verdict.looks(file, broken, {}), broken)[1]
     unknown = "not known, since no fresh seed of the reference has a score"
     assert line.count(unknown) == 2 and line.endswith(f"{unknown}; no further look would tell")
     (nothing, *_) = verdict.findings(file, broken, {}).verdicts

@@ -102,9 +102,9 @@ def test_pairs_compare_every_score_and_the_accuracy_of_every_part():
     named = [one.replace_schema_metadata(None) for one in tables]
     lines = compare.difference_lines(pairs.differences(*named))
     assert lines == [
-        "code/acc: +0.0000 [-0.5615, +0.5615], p 1.00, corrected 1.00 (McNemar)",  # three equal answers
-        "code/em: +0.2500 [+0.2500, +0.2500]",
-        "code/acc_3_steps: +0.0000 [-0.5615, +0.5615]",
+        "code/acc: +0.0000 (-0.5615 to +0.5615), p 1.00, corrected 1.00 (McNemar)",  # three equal answers
+        "code/em: +0.2500 (+0.2500 to +0.2500)",
+        "code/acc_3_steps: +0.0000 (-0.5615 to +0.5615)",
     ]
 
 
