@@ -86,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
 
     def with_sweep(parser: argparse.ArgumentParser, address: bool = True) -> argparse.ArgumentParser:
         parser.add_argument("sweep", metavar="SWEEP", help="the sweep file")
-        parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="put a value into the file")
+        parser.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="put a value into the file; repeatable"
+        )
         parser.add_argument("--storage", default=DEFAULT_STORAGE, metavar="URI", help=f"default {DEFAULT_STORAGE}")
         if address:
             parser.add_argument(
@@ -103,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", metavar="PRESET", help="run one size of a ladder alone")
     parser.add_argument("--rung", dest="size", default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # its older name
     with_sweep(command("prepare", prepare, "make only the token stores"))
-    _submit_options(with_sweep(command("submit", submit, "the same run as a Ray job"), address=False))
+    _submit_options(with_sweep(command("submit", submit, "run a sweep on a cluster, as a Ray job"), address=False))
     parser = command("stop", stop, "ask a run to stop cleanly, and wait until it has")
     parser.add_argument("run", metavar="DIR|SWEEP", help="the run folder; with --address the sweep's file or name")
     parser.add_argument("--address", metavar="A", help="of the dashboard of the cluster that runs a submitted sweep")
@@ -125,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _suggest_options(with_run(command("suggest", suggest, "predict the best point of a run, and write points to try")))
     _design_options(with_sweep(command("design", design, "write points to run first, for a fit"), address=False))
-    _prune_options(command("prune-storage", prune_storage, "delete from a storage what no kept sweep needs"))
+    _prune_options(command("prune-storage", prune_storage, "list what no kept sweep needs, ask, and delete only that"))
     parser = command("board", board, "write the Grafana board of all metrics")
     parser.add_argument("--into", metavar="FOLDER", help="default: among the boards of this machine's Ray session")
     _eval_options(command("eval", evaluate, "evaluate Hugging Face models"))
@@ -143,14 +145,14 @@ def _check_options(parser: argparse.ArgumentParser) -> None:
 
 def _eval_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL", help="a model folder or hub id")
-    parser.add_argument("--suites", default="", help="names of suites, separated by commas")
-    parser.add_argument("--tasks", default="", help="names or YAML files, separated by commas")
+    parser.add_argument("--suites", default="", help="names of suites, such as offline, separated by commas")
+    parser.add_argument("--tasks", default="", help="names, such as boxes, or YAML files, separated by commas")
     parser.add_argument("--leave-out", default="", help="tasks of the suites to leave out, separated by commas")
     parser.add_argument(
         "--include", metavar="DIR", help="a folder with lm-eval YAML files, whose tasks then go by name"
     )
     parser.add_argument("--data", metavar="DIR", help="a folder with copies of the data sets of the Hugging Face hub")
-    parser.add_argument("--limit", type=int, help="items per task")
+    parser.add_argument("--limit", type=int, help="items per task; default: all")
     parser.add_argument(
         "--few-shot", type=_examples, default=0, metavar="N", help="examples in a prompt; own: each task's own number"
     )
@@ -162,12 +164,18 @@ def _eval_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rationale", default="none", help="in the prompt: none, oracle or generated")
     parser.add_argument(
-        "--texts", action="append", default=[], metavar="DOMAIN=PATH", help="text to measure bits per byte on"
+        "--texts",
+        action="append",
+        default=[],
+        metavar="DOMAIN=PATH",
+        help="text to measure bits per byte on; repeatable",
     )
     parser.add_argument("--samples", type=int, default=1, help="programs per item of tasks that run code")
     parser.add_argument("--temperature", type=float, help="of these programs; 0 is greedy")
     parser.add_argument("--decoding", default="free", help="of generated answers: free or constrained (to a pattern)")
-    parser.add_argument("--pairs", action="append", default=[], metavar="BASE=OTHER", help="compare two of the models")
+    parser.add_argument(
+        "--pairs", action="append", default=[], metavar="BASE=OTHER", help="compare two of the models; repeatable"
+    )
     parser.add_argument("--judge", metavar="URL", help="for the suite win-rate: an OpenAI-compatible endpoint, …/v1")
     parser.add_argument("--judge-model", metavar="NAME", help="the judge's name at the endpoint")
     parser.add_argument("--judge-key", metavar="VARIABLE", help="environment variable that holds the endpoint's key")

@@ -29,8 +29,8 @@ class Source(Frozen):
     """A file, folder, glob, or list of them: local, `s3://`, `gs://`, `abfss://`, `hf://`, or `builtin:`
     (`python-prose`, `python-code`, `python-instruct`, `tasks-instruct`, `formal-language`)."""
     format: Literal[FORMATS] | None = None  # type: ignore[valid-type]
-    """How the files are read; guessed from the files' names when left out. `commits` (of git repositories), `instruct`
-    and `qa` are never guessed."""
+    """How the files are read; guessed from the files' names when left out. `commits` (of git repositories) and `qa` are
+    never guessed. A source of an instruct kind finds its prompts and responses in any format with columns."""
     languages: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Programming languages (`python`, `c`, …) taken from a source tree, or from a history's files; the usual ones of
     the source's `kind` when left out."""
