@@ -276,7 +276,8 @@ def _domain(name: str, node: dict[str, Any], origin: str) -> Domain:
         except ValueError as error:
             raise UserError(f"{origin}: {name}: {error}") from error
     if not isinstance(values, list) or not values:
-        raise UserError(f"{origin}: {name}: {kind} holds {shown(values)}; give a list")
+        form = "[a, b]" if kind == "choice" else "[low, high]"
+        raise UserError(f"{origin}: {name}: {kind} holds {shown(values)}; give a list, such as {form}")
     if kind == "choice":
         return _choice(name, values, origin)
     numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]

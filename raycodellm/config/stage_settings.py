@@ -245,7 +245,8 @@ class Stage(Frozen):
             )
         ways = [w for w in ("code_ratio", "weights", "phases") if getattr(self, w) is not None]
         if len(ways) != 1:
-            raise ValueError(f"a mixture needs exactly one of code_ratio, weights, phases; found {ways or 'none'}")
+            found = f"{' and '.join(ways)}: keep one (--set KEY=null removes a key)" if ways else "none"
+            raise ValueError(f"a mixture needs exactly one of code_ratio, weights, phases; found {found}")
         for key, way in (("schedule", "code_ratio"), ("within", "code_ratio"), ("interpolation", "phases")):
             if getattr(self, key) is not None and ways != [way]:
                 raise ValueError(f"{key} goes with {way}; found {ways[0]}: remove {key} or use {way}")
