@@ -39,7 +39,7 @@ class Container:
     name: str
     account: str
     domain: str
-    """What follows `.dfs.` or `.blob.`: `core.windows.net`."""
+    """The part after `.dfs.` or `.blob.`: `core.windows.net`."""
 
     @property
     def _endpoint(self) -> str | None:

@@ -16,7 +16,7 @@ class Limit:
     """One limit of a budget, and how much of it is spent."""
 
     key: str
-    """As in the sweep file: `budget.tokens`."""
+    """The limit's key in the sweep file: `budget.tokens`."""
     spent: float
     limit: float
     unit: str

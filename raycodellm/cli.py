@@ -352,15 +352,15 @@ def evaluate(options: argparse.Namespace) -> int:
 
     if options.output:
         Folder(options.output).prove_writable("--output")
-    with display.display_on(sys.stderr, display.Shown()) as shown:
-        shown.waits_for("the models and the tasks to load")
+    with display.display_on(sys.stderr, display.Shown()) as live_display:
+        live_display.waits_for("the models and the tasks to load")
         scores = compare.run(
             options.models,
             settings,
             options.pairs,
             options.output,
-            shown.evaluating,
-            shown.say,
+            live_display.evaluating,
+            live_display.say,
             device=options.device,
         )
     print(

@@ -36,7 +36,7 @@ _BUSY_SECONDS = 1.2
 
 
 _CREDENTIAL_HOSTS = ("//169.254.169.254/", "//metadata.google.internal/")
-"""Where the machines of clouds tell programs their credentials."""
+"""Parts of the addresses at which the machines of clouds tell programs their credentials."""
 
 
 class Changed(Exception):
@@ -95,12 +95,12 @@ class ConditionalFile:
         mode: Any = "create" if replaced is None else replaced.version
         try:
             try:
-                written = obstore.put(self._store, self._path, content, mode=mode)
+                put_result = obstore.put(self._store, self._path, content, mode=mode)
             except obstore.exceptions.GenericError as error:
                 if " 429 " not in str(error):
                     raise
                 time.sleep(_BUSY_SECONDS)
-                written = obstore.put(self._store, self._path, content, mode=mode)
+                put_result = obstore.put(self._store, self._path, content, mode=mode)
         except (
             obstore.exceptions.AlreadyExistsError,
             obstore.exceptions.PreconditionError,
@@ -109,7 +109,7 @@ class ConditionalFile:
             raise Changed(str(error)[:200]) from error
         except obstore.exceptions.BaseError as error:
             raise self._translated(error) from error
-        return Seen(content, _version(written))
+        return Seen(content, _version(put_result))
 
     def _translated(self, error: Exception) -> Exception:
         from obstore.exceptions import NotSupportedError, PermissionDeniedError, UnauthenticatedError

@@ -24,7 +24,7 @@ _OPTIONS = {
     "gs": "retry_limit_seconds=60",
     "gcs": "retry_limit_seconds=60",
 }
-"""By scheme, what is asked of a store unless the address says otherwise."""
+"""Maps a scheme to the option that its stores are opened with, unless the address sets it."""
 _DELETIONS = 5
 """Tries to delete a folder of which other processes delete files, too."""
 

@@ -87,8 +87,8 @@ class Folder:
     def __post_init__(self) -> None:
         refuse_credentials(self.uri)
         if not self.uri.isascii() and any("\ud800" <= character <= "\udfff" for character in self.uri):
-            shown = self.uri.encode(errors="backslashreplace").decode()
-            raise UserError(f"{shown}: is a path with bytes that are no UTF-8; rename its folder")
+            escaped_uri = self.uri.encode(errors="backslashreplace").decode()
+            raise UserError(f"{escaped_uri}: is a path with bytes that are no UTF-8; rename its folder")
         if self.uri.startswith("file://"):
             object.__setattr__(self, "uri", self.uri.removeprefix("file://"))
         if "://" not in self.uri:

@@ -30,7 +30,7 @@ class MemoryFit:
 
 
 def check_before_start(file: SweepFile, address: str | None, *, elsewhere: bool = False) -> MemoryFit:
-    """How the sweep fits into memory. `address`: of the cluster to join, as on the command line.
+    """Checks the sweep; returns how it fits into memory. `address`: of the cluster to join, as on the command line.
 
     `elsewhere`: the sweep is for another machine, so that what this one has says nothing.
 
@@ -57,8 +57,8 @@ def fit_on_cluster(fit: MemoryFit, connected: cluster.Cluster, scaling: Scaling)
     if reason:
         raise UserError(f"scaling: {reason}")
     largest = max(available) / GIB
-    which = f"the largest of its {len(available)} nodes" if len(available) > 1 else "its node"
-    return replace(fit, available=f"{which} has {largest:.3g} GiB")
+    subject = f"the largest of its {len(available)} nodes" if len(available) > 1 else "its node"
+    return replace(fit, available=f"{subject} has {largest:.3g} GiB")
 
 
 def vocab_size(sweep: Sweep) -> int:

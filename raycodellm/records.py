@@ -210,7 +210,7 @@ class LedgerRow:
     difference: int = 0
     """`tokens` less `planned_tokens`: 0 unless something broke."""
     phases: tuple[PhaseRow, ...] = ()
-    """The same for each phase of the stage, in order."""
+    """The tokens of each phase of the stage, in order."""
     skipped_sequences: int = 0
     """Sequences of steps that were skipped because their loss or gradient was not finite; in no other count."""
 
@@ -237,7 +237,7 @@ class StageRecord:
     skipped_steps: int = 0
     """Steps among `num_steps` that changed nothing, because their loss or gradient was not finite."""
     held_out_bpb: Mapping[str, float] = field(default_factory=dict)
-    """Per source: bits per byte of its held-out text after the last step."""
+    """Maps each source to the bits per byte of its held-out text after the last step."""
     trunk_steps: int = 0
     """Steps among `num_steps` that another stage had trained: this one went on from its checkpoint."""
     trunk_tokens: int = 0
@@ -252,7 +252,7 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a running job is; sent about once a second."""
+    """The progress of a running job; sent about once a second."""
 
     job: str
     step: int = 0
@@ -270,7 +270,7 @@ class Progress:
     data_wait_share: float = float("nan")
     """Share of the last steps' time that was spent waiting for data, 0 to 1."""
     held_out_bpb: Mapping[str, float] = field(default_factory=dict)
-    """Per source: bits per byte of its held-out text when last measured."""
+    """Maps each source to the bits per byte of its held-out text when last measured."""
     is_elsewhere: bool = False
     """True while another sweep does the job: this one waits for its end."""
     kept_step: int = 0

@@ -1,4 +1,4 @@
-"""Where the time of a sweep went, run by run: `runs/0000.json` of its run folder and so on, one file per run.
+"""Records where the time of a sweep went, run by run: `runs/0000.json` of its run folder and so on, one file per run.
 
 A run is one call of `raycodellm run`, or what continues a sweep in another way. The file is there from the run's
 beginning and is written again now and then, so that a run that was killed is known too, to within `WRITE_SECONDS`.
@@ -30,7 +30,7 @@ class RunTimes:
 
     began: float
     heard: float
-    """When the file was written last: the run's end, where it has ended."""
+    """Time at which the file was written last: the run's end, where it has ended."""
     state: str = RUNNING
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds by part of the run, in the order in which the parts began."""
@@ -43,7 +43,7 @@ class RunTimes:
     num_ended: int = 0
     """Trials that ended in this run."""
     jobs: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Per job key: when it was `asked` for, `taken`, at its `first_step` and `last_step`, and when it `ended`. Empty
+    """Maps a job's key to when it was `asked` for, `taken`, at its `first_step` and `last_step`, and `ended`. Empty
     until the run has ended."""
 
     @property

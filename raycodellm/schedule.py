@@ -34,23 +34,23 @@ class Schedule:
     def weights_at(self, progress: float | np.ndarray) -> np.ndarray:
         """Weights at `progress` (0..1): shape [sources], or [n, sources] for an array."""
         at = np.atleast_1d(np.asarray(progress, dtype=np.float64))
-        left, fraction = self._segment(at)
+        segment, fraction = self._segment(at)
         table = np.asarray(self.weights)
         if self.interpolation == "step":
-            weights = table[left]
+            weights = table[segment]
         else:
             rise = fraction if self.interpolation == "linear" else (1.0 - np.cos(np.pi * fraction)) / 2.0
-            weights = table[left] + (table[left + 1] - table[left]) * rise[:, None]
+            weights = table[segment] + (table[segment + 1] - table[segment]) * rise[:, None]
         return weights if np.ndim(progress) else weights[0]
 
     def integral(self, progress: float | np.ndarray) -> np.ndarray:
         """Share of the stage's tokens that each source has given by `progress`: shape [sources] or [n, sources]."""
         at = np.atleast_1d(np.asarray(progress, dtype=np.float64))
-        left, fraction = self._segment(at)
+        segment, fraction = self._segment(at)
         whole, slope, bend = self._areas
-        shares = whole[left] + slope[left] * fraction[:, None]
+        shares = whole[segment] + slope[segment] * fraction[:, None]
         if self.interpolation != "step":
-            shares += bend[left] * self._rise(fraction)[:, None]
+            shares += bend[segment] * self._rise(fraction)[:, None]
         return shares if np.ndim(progress) else shares[0]
 
     def integral_between(self, start: int, stop: int, num_sequences: int) -> np.ndarray:
@@ -73,7 +73,7 @@ class Schedule:
 
     @cached_property
     def _areas(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Per segment and source: the area before the segment, and the factors of fraction and rise in it."""
+        """For each segment and source: the area before the segment, and the factors of fraction and rise in it."""
         widths, table = np.diff(np.asarray(self.progress))[:, None], np.asarray(self.weights)
         before, after = table[:-1], table[:-1] if self.interpolation == "step" else table[1:]
         # A straight line and half a cosine both have the mean of their ends over a whole segment.
@@ -90,9 +90,9 @@ class Schedule:
     def _segment(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Segment number and fraction inside it (0..1) for each progress."""
         knots = np.asarray(self.progress)
-        left = np.clip(np.searchsorted(knots, at, side="right") - 1, 0, len(knots) - 2)
-        width = knots[left + 1] - knots[left]
-        return left, np.clip((at - knots[left]) / np.where(width > 0, width, 1.0), 0.0, 1.0)
+        segment = np.clip(np.searchsorted(knots, at, side="right") - 1, 0, len(knots) - 2)
+        width = knots[segment + 1] - knots[segment]
+        return segment, np.clip((at - knots[segment]) / np.where(width > 0, width, 1.0), 0.0, 1.0)
 
 
 def compile_stage(stage: Stage, kinds_are_code: Mapping[str, bool], num_tokens: Mapping[str, int]) -> Schedule:

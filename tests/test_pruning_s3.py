@@ -109,7 +109,7 @@ def test_a_sweep_that_a_driver_elsewhere_runs_is_not_forgotten_and_its_next_tria
         return real(look)
 
     monkeypatch.setattr(pruning.Look, "again", again)
-    with owner.kept():
+    with owner.held():
         with pytest.raises(UserError, match="is being run by process"):
             prune(storage.uri, Pruning(("b",), yes=True), print, clock=next_month)
         assert prune(storage.uri, Pruning(yes=True), print, clock=next_month) == 0

@@ -60,7 +60,7 @@ def test_a_running_driver_elsewhere_is_interrupted_as_by_ctrl_c(tmp_path):
     code = (
         "import time; from raycodellm.files import Folder; from raycodellm.sweep.ownership import Owner\n"
         f"owner = Owner(Folder({str(tmp_path)!r}), machine='elsewhere'); owner.beat_seconds = 0.2; owner.claim(print)\n"
-        "with owner.kept():\n    print('claimed', flush=True)\n    time.sleep(100)\n"
+        "with owner.held():\n    print('claimed', flush=True)\n    time.sleep(100)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout.readline() == b"claimed\n"

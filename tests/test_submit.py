@@ -317,7 +317,7 @@ def test_the_head_and_a_node_of_each_kind_are_asked():
     nodes = [{"Alive": True, "Resources": {**kind}, "NodeID": str(n)} for n, kind in enumerate(kinds)]
     nodes.append({"Alive": True, "Resources": {"CPU": 4.0, "node:__internal_head__": 1.0}, "NodeID": "head"})
     nodes.append({"Alive": False, "Resources": {}, "NodeID": "dead"})
-    asked = [one["NodeID"] for one in probe.nodes_to_ask(nodes, most=4)]
+    asked = [one["NodeID"] for one in probe.nodes_to_ask(nodes, max_nodes=4)]
     assert asked[0] == "head" and {"0", "20"} < set(asked) and len(asked) == 4 and "dead" not in asked
 
 

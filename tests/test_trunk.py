@@ -365,7 +365,7 @@ def test_the_steps_that_a_failed_stage_trained_for_its_trunk_are_trained_and_spe
     chain, failed = SimpleNamespace(stages=[long], evaluation=SimpleNamespace(key="e")), TrialOutcome({}, error="cause")
     (part,) = early_stopping.consumed(chain, failed)
     assert (part.num_steps, part.num_tokens) == (known, known * STEP)
-    result = trial._ended(TrialResult(0, "running", 0, 0, stages=(long.key,)), chain, failed)
+    result = trial._with_outcome(TrialResult(0, "running", 0, 0, stages=(long.key,)), chain, failed)
     other = TrialResult(1, "complete", 1, 0, tokens={"total": 8 * STEP}, stages=(short.key,))
     assert (result.state, result.tokens["total"]) == ("failed", known * STEP)
     run, records = Folder(str(tmp_path)), {short.key: record}

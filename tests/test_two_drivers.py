@@ -74,7 +74,7 @@ def test_of_drivers_that_take_a_run_folder_in_the_same_instant_exactly_one_has_i
                 refused.append(str(error))
                 return
             taken.append(one)
-            with one.kept():
+            with one.held():
                 while len(taken) + len(refused) < barrier.parties:
                     time.sleep(0.01)
 

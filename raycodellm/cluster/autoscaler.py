@@ -16,7 +16,7 @@ from raycodellm.cluster.waiting import Launches
 from raycodellm.slots.head import ON_HEAD
 
 _STATUS_KEY = "__autoscaling_status"
-"""Where an autoscaler leaves its reports in the key-value store of Ray's control service (GCS)."""
+"""Key under which an autoscaler leaves its reports in the store of Ray's control service (GCS)."""
 _MONITOR_SCRIPTS = ("_private/monitor.py", "v2/monitor.py")
 """Scripts that an autoscaler's process on the head node runs: version 1, version 2."""
 

@@ -43,7 +43,7 @@ class SpotOrOnDemand(AWSNodeProvider):
 
 
 def on_demand_config(node_config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The same machine on demand; None where `node_config` does not ask for a spot machine."""
+    """The configuration of the machine on demand; None where `node_config` does not ask for a spot machine."""
     if node_config.get("InstanceMarketOptions", {}).get("MarketType") != "spot":
         return None
     config = {key: value for key, value in node_config.items() if key != "InstanceMarketOptions"}

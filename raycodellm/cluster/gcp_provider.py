@@ -48,7 +48,7 @@ class SpotOrOnDemand(GCPNodeProvider):
 
 
 def on_demand_config(base_config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The same machine on demand, labelled so; None where `base_config` does not ask for a spot machine."""
+    """The configuration of the machine on demand, labelled so; None where `base_config` asks for no spot machine."""
     scheduling = base_config.get("scheduling", {})
     if scheduling.get("provisioningModel") != "SPOT":
         return None

@@ -39,7 +39,7 @@ class NodeAnswer:
     versions: Mapping[str, str | None] | None = None
     """Package -> its version on the node; None if it is missing."""
     sees_storage: bool | None = None
-    """None where that was not asked."""
+    """True if the node sees the storage; None where that was not asked."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class PackagePlan:
     pip: tuple[str, ...]
     """Packages that each node installs for the job, once."""
     sentence: str
+    """The plan in words, for the user."""
 
 
 def inspect(jobs: Jobs, storage: str, say: Callable[[str], None]) -> Inspection:
@@ -155,8 +156,8 @@ def require_shared_storage(inspection: Inspection, storage: str) -> None:
 
 def not_shared(storage: str, writer: str, blind: Sequence[str]) -> str:
     """The refusal of a storage in which the node `writer` writes, and that the nodes `blind` do not see."""
-    which = f"node {blind[0]} does" if len(blind) == 1 else f"nodes {', '.join(blind[:3])} do"
-    return f"--storage {storage}: {which} not see what {writer} writes there; {WHAT_WORKS}"
+    subject = f"node {blind[0]} does" if len(blind) == 1 else f"nodes {', '.join(blind[:3])} do"
+    return f"--storage {storage}: {subject} not see what {writer} writes there; {WHAT_WORKS}"
 
 
 def storage_warning(inspection: Inspection, storage: str) -> str | None:

@@ -89,7 +89,7 @@ def marker_file(storage: str) -> Any:
                 os.rmdir(folder)
 
 
-def nodes_to_ask(nodes: Sequence[dict[str, Any]], most: int = MOST_NODES) -> list[dict[str, Any]]:
+def nodes_to_ask(nodes: Sequence[dict[str, Any]], max_nodes: int = MOST_NODES) -> list[dict[str, Any]]:
     """The living nodes to ask: the head first, then nodes of different kinds before others of the same kind."""
     living = sorted((node for node in nodes if node["Alive"]), key=lambda node: _HEAD not in node["Resources"])
     kinds: dict[Any, int] = {}
@@ -99,7 +99,7 @@ def nodes_to_ask(nodes: Sequence[dict[str, Any]], most: int = MOST_NODES) -> lis
         kind = (_HEAD in node["Resources"], *sorted(shape.items()))
         ranked.append((kinds.setdefault(kind, 0), node))
         kinds[kind] += 1
-    return [node for _, node in sorted(ranked, key=lambda pair: pair[0])[:most]]
+    return [node for _, node in sorted(ranked, key=lambda pair: pair[0])[:max_nodes]]
 
 
 def ask_nodes(package: str, requirements: Sequence[str], marker: str | None) -> list[dict[str, Any]]:

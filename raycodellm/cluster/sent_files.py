@@ -39,8 +39,8 @@ class SentFiles:
 
     def __str__(self) -> str:
         others = len(self.files) - 1
-        named = f" and {others} {'file' if others == 1 else 'files'} that it names" if others else ""
-        return f"the sweep file{named}, {size_text(self.num_bytes)}"
+        clause = f" and {others} {'file' if others == 1 else 'files'} that it names" if others else ""
+        return f"the sweep file{clause}, {size_text(self.num_bytes)}"
 
 
 def collect(sweep: Path, start: Path, paths: Iterable[str], others: Iterable[Path] = ()) -> SentFiles:

@@ -49,7 +49,7 @@ def start(num_cpus: int, num_gpus: int, say: Callable[[str], None], metadata: Ma
     settings: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "job_config": job}
     if not any(map(is_free, DASHBOARD_PORTS)):  # Ray's dashboard would stand still for a minute, then give up
         settings["dashboard_port"] = free_port()
-    began = time.monotonic()
+    began_at = time.monotonic()
     for tries_left in reversed(range(MAX_TRIES)):
         try:
             return _start_once(settings, say)
@@ -57,7 +57,7 @@ def start(num_cpus: int, num_gpus: int, say: Callable[[str], None], metadata: Ma
             reason = explain(str(error) or type(error).__name__)
             logger.warning("Ray did not start", exc_info=True)
             if not tries_left:
-                seconds = time.monotonic() - began
+                seconds = time.monotonic() - began_at
                 raise RayNotStarted(
                     f"Ray did not start on this machine, tried {MAX_TRIES} times in {seconds:.0f} s: {reason}; end "
                     "other programs, or start a cluster by `ray start --head` and give its --address"
@@ -68,7 +68,7 @@ def start(num_cpus: int, num_gpus: int, say: Callable[[str], None], metadata: Ma
 
 
 def _start_once(settings: dict[str, Any], say: Callable[[str], None]) -> Any:
-    """One start. Where it fails, the processes that it left are ended."""
+    """Starts Ray once. Where the start fails, the processes that it left are ended."""
     import psutil
     import ray
 

@@ -28,13 +28,13 @@ class Submission:
     name: str
     sent: SentFiles
     storage: str
-    """As on the command line: a folder that every node sees, or an address."""
+    """The storage as on the command line: a folder that every node sees, or an address."""
     overrides: tuple[str, ...]
     """`key=value` of each `--set`."""
     settings: str
     """Fingerprint of the resolved sweep file."""
     facts: Mapping[str, str]
-    """More for the job's metadata."""
+    """Further entries of the job's metadata."""
     environment: Mapping[str, str]
     """Variables of the job."""
     size: str | None = None

@@ -15,7 +15,7 @@ from raycodellm.rungs import Halving, Rung
 
 @dataclass(frozen=True)
 class Contender:
-    """A trial as early stopping sees it."""
+    """A trial that early stopping compares, or ends with another of its arm."""
 
     arm: int
     is_compared: bool

@@ -69,12 +69,12 @@ class JobTimes:
 
     def __init__(self) -> None:
         self._last_reports: dict[str, tuple[float, int]] = {}
-        """Per key of a running stage: when it last reported steps, and its tokens then."""
+        """Maps the key of a running stage to the time of its last report of steps, and its tokens then."""
         self._stepping_seconds: dict[str, float] = defaultdict(float)
         """Seconds of steps per key of a running stage."""
         self._tokens: dict[str, int] = defaultdict(int)
         self._seconds: dict[str, float] = defaultdict(float)
-        """Tokens trained, and seconds of steps, by the stages' names."""
+        """`_tokens` trained and `_seconds` of steps, by the stages' names."""
         self._overhead_seconds: list[float] = []
         """Seconds per ended stage in which it did no steps: loading, first checkpoint, export."""
         self._evaluation_durations: list[float] = []

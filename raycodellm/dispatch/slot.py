@@ -10,13 +10,13 @@ class SlotState(StrEnum):
     """The state of a slot's workers."""
 
     STARTING = "starting"
-    """They have not registered yet."""
+    """The workers have not registered yet."""
     READY = "ready"
-    """They live, and may take jobs."""
+    """The workers live, and may take jobs."""
     LEAVING = "leaving"
-    """They live, but were told to leave: they save the job they hold, and take no other."""
+    """The workers live, but were told to leave: they save the job they hold, and take no other."""
     DOWN = "down"
-    """They were found dead. Ray Train may give the slot new workers, which register again."""
+    """The workers were found dead. Ray Train may give the slot new ones, which register again."""
     GONE = "gone"
     """The slot has ended for good."""
 

@@ -14,13 +14,13 @@ class SlotActivity(StrEnum):
     """The activity of a slot, as people see it."""
 
     STARTING = "starting"
-    """It waits for a place in the cluster, or its processes start."""
+    """The slot waits for a place in the cluster, or its processes start."""
     IDLE = "idle"
-    """It waits for a job."""
+    """The slot waits for a job."""
     WORKING = "working"
-    """It does a job, or saves one because it must leave."""
+    """The slot does a job, or saves one because it must leave."""
     LOST = "lost"
-    """Its workers died or left, and others have not come yet."""
+    """The slot's workers died or left, and others have not come yet."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class Snapshot:
     remaining: RemainingWork | None = None
     """The work that is left; None while too little is measured."""
     budget: tuple[str, ...] = ()
-    """How much of each limit of the sweep's budget is spent, in words; the driver adds them, and the two below."""
+    """How much of each limit of the sweep's budget is spent, in words. The driver sets `budget`, `tokens_saved` and
+    `tokens_stopped`."""
     tokens_saved: int = 0
     """Tokens that the trials which have ended would have trained in addition, if none shared a stage or a trunk."""
     tokens_stopped: int = 0

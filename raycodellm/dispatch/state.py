@@ -30,7 +30,7 @@ class JobEnd(StrEnum):
 
     FINISH = "finish"
     FAIL = "fail"
-    """By the job's own fault."""
+    """The job failed by its own fault."""
     PREEMPTED = "preempted"
     """The workers were told to leave; the job's checkpoint is saved."""
     POSTPONE = "postpone"
@@ -38,7 +38,7 @@ class JobEnd(StrEnum):
     RELEASE = "release"
     """The slot was asked to stop; the job's checkpoint is saved."""
     ABANDON = "abandon"
-    """Nothing can continue, by no fault of the job: a full disk, say."""
+    """Nothing can continue, by no fault of the job, such as after a full disk."""
 
 
 class DispatchState:
@@ -49,9 +49,10 @@ class DispatchState:
         self.slots: dict[str, Slot] = {}
         """Slots by name, ended ones included."""
         self.progress: dict[str, Progress] = {}
-        """Per key of a running job."""
+        """Maps the key of a running job to its last progress."""
         self.times: dict[str, dict[str, float]] = {}
-        """Per job key: when it was first asked for, taken, had trained its first and last step, and ended; Unix s."""
+        """Maps a job's key to when it was first asked for, taken, had trained its first and last step, and ended; Unix
+        seconds."""
         self.notes: list[str] = []
         self._ended: dict[str, Progress] = {}
         """Last progress of the jobs that have ended since the last snapshot."""
@@ -62,7 +63,7 @@ class DispatchState:
         self._started_at = clock()
         self._first_slot_seconds: float | None = None
         self._taken_at: dict[str, float] = {}
-        """Per key of a running job, monotonic seconds."""
+        """Maps the key of a running job to when a slot took it, monotonic seconds."""
         self._busy_seconds = dict.fromkeys(_BUSY_NAMES.values(), 0.0)
         self._job_times = JobTimes()
         self.early: EarlyStopping | None = None
@@ -179,7 +180,7 @@ class DispatchState:
                 self._mark(progress.job, "last_step")
         return False
 
-    def end(self, name: str, incarnation: int, key: str, how: JobEnd, outcome: Any) -> float | None:
+    def end(self, name: str, incarnation: int, key: str, job_end: JobEnd, outcome: Any) -> float | None:
         """The slot is through with a job. `outcome`: the job's outcome, the cause of its failure, or the notice.
 
         Returns the seconds after which a postponed job should be resumed; None for any other. A message of workers that
@@ -189,19 +190,19 @@ class DispatchState:
         if not slot.is_alive or slot.incarnation != incarnation:
             return None
         resume_after = None
-        if how == JobEnd.FINISH:
+        if job_end == JobEnd.FINISH:
             self.tree.finish(slot.holder, key, outcome)
-        elif how == JobEnd.FAIL:
+        elif job_end == JobEnd.FAIL:
             self.tree.fail(slot.holder, key, outcome)
-        elif how == JobEnd.PREEMPTED:
+        elif job_end == JobEnd.PREEMPTED:
             slot = slot.told_to_leave(outcome)
             self.tree.preempt(slot.holder, key, outcome)
             self.notes.append(f"workers of {key} leave ({outcome}); it is saved, and taken again by others")
-        elif how == JobEnd.POSTPONE:
+        elif job_end == JobEnd.POSTPONE:
             resume_after = self._postpone(slot, key, outcome)
         else:
             self.tree.release(slot.holder, key)
-            if how == JobEnd.ABANDON:
+            if job_end == JobEnd.ABANDON:
                 self.abandon(outcome)
         self.slots[name] = slot.ended_job(self._clock())
         self._mark(key, "ended")

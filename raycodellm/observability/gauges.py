@@ -57,9 +57,9 @@ class Gauges:
             if last.series not in new_readings
         ]
         over = [(last, end) for last, end in ends if end is not None and end != last.value]
-        shown = {reading.series for reading in appearing} if over else set()
+        appearing_series = {reading.series for reading in appearing} if over else set()
         for last, end in over:
-            if last.series not in shown:
+            if last.series not in appearing_series:
                 new_readings[last.series] = Reading(last.metric, end, last.labels)
         for series, reading in new_readings.items():
             if is_due or series not in self._last_readings or self._last_readings[series].value != reading.value:

@@ -89,11 +89,11 @@ class SweepReadings:
 
         `results`: of all trials that have begun; `num_trials`: of the whole sweep, as far as is known.
         """
-        new, self._last_results = changed(results, self._last_results), results
-        for result in new:
+        changed_results, self._last_results = changed(results, self._last_results), results
+        for result in changed_results:
             if result.number not in self._labels and result.arm >= 0:
                 self._labels[result.number] = trial_labels(self._file, result.number, result.arm, result.params)
-        self._ended_trials.add([result for result in new if result.state in ENDED], self._labels)
+        self._ended_trials.add([result for result in changed_results if result.state in ENDED], self._labels)
         view = View(self._name, num_trials, self._objectives, snapshot, results, self._labels)
         return self._ended_trials.changing(view), dict(self._ended_trials.settled)
 

@@ -29,7 +29,7 @@ class TrialLog:
         """Trials whose jobs a line has named."""
         self._running: dict[str, Progress] = {}
         self._last_reports: dict[tuple[int, str], tuple[int, datetime]] = {}
-        """Per trial and job: the step that the last line about its progress told, and when."""
+        """Maps each trial and job to the step in the last line about the job's progress, and the time of that line."""
 
     def new_lines(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> dict[int, list[str]]:
         """The new lines per trial number, each with the time."""
@@ -50,12 +50,12 @@ class TrialLog:
 
     def _trials_with_news(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> list[TrialResult]:
         """The trials that have jobs, and those that have changed: few of a long sweep's."""
-        new, self._results = changed(results, self._results), results
+        changed_results, self._results = changed(results, self._results), results
         if isinstance(results, KnownTrials):
             with_jobs = [trial for number in snapshot.chains if (trial := results.of(number)) is not None]
         else:
             with_jobs = [result for result in results if result.number in snapshot.chains]
-        by_number = {result.number: result for result in (*new, *with_jobs)}
+        by_number = {result.number: result for result in (*changed_results, *with_jobs)}
         return [by_number[number] for number in sorted(by_number)]
 
     def _beginning_lines(self, result: TrialResult, jobs: Sequence[str]) -> Iterator[str]:

@@ -28,7 +28,7 @@ def held(storage: Folder, runs: Sequence[str], say: Callable[[str], None]) -> It
         deleter.claim(say)
     except UserError as error:
         raise UserError(f"{storage}: another prune-storage deletes from it now; wait for its end") from error
-    with deleter.kept(), contextlib.ExitStack() as stack:
+    with deleter.held(), contextlib.ExitStack() as stack:
         for name in runs:
             owner = Owner(storage / name)
             owner.claim(say)

@@ -52,7 +52,7 @@ class Kind:
     """The folder, from the thing's own on, that holds the files of a tokenizer; None for no such folder."""
 
     def strangers(self, paths: Iterable[str]) -> list[str]:
-        """Those of the paths, from a thing's own folder on, that raycodellm did not write."""
+        """Paths, out of these from a thing's own folder on, that raycodellm did not write."""
         return [path for path in paths if not self._is_known(path)]
 
     def _is_known(self, path: str) -> bool:
@@ -94,7 +94,7 @@ _RUN_FILES = re.compile(
 
 
 def strangers_in_run(paths: Iterable[str]) -> list[str]:
-    """Those of the paths, from a run folder or a ladder's folder on, that raycodellm did not write."""
+    """Paths, out of these from a run folder or a ladder's folder on, that raycodellm did not write."""
     return [path for path in paths if not is_leftover(path) and not _RUN_FILES.fullmatch(path)]
 
 

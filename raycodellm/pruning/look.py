@@ -40,7 +40,7 @@ class Look:
         return [needs.sweep for needs in self.forgotten]
 
     def again(self) -> Look:
-        """The same things, needed by the sweeps as they are now."""
+        """A new look: the things that were listed, with the needs of the sweeps as they are now."""
         storage = self.listing.storage
         earlier_needs = {needs.sweep: needs for needs in self.needs}
         see_anew(storage)
@@ -53,14 +53,14 @@ class Look:
         return Look(self.listing, self.asked, self.at, (*run_needs, *ladder_needs), self.forgotten, self.folders)
 
 
-def look(storage: Folder, asked: Asked, now: float) -> Look:
+def look(storage: Folder, request: Asked, now: float) -> Look:
     """Looks at a storage. Raises `UserError` for a folder that is none, for a run folder that cannot be read, and for a
     sweep that cannot be forgotten."""
-    listing = list_storage(storage, follow_links=asked.follow_links)
+    listing = list_storage(storage, follow_links=request.follow_links)
     _require_storage(storage, listing)
-    forgotten = _names_to_forget(listing, asked)
+    forgotten = _names_to_forget(listing, request)
     runs, ladders = ([name for name in names if name not in forgotten] for names in (listing.runs, listing.ladders))
-    run_needs = _needs(storage, runs, asked, {})
+    run_needs = _needs(storage, runs, request, {})
     _refuse_read_later(run_needs, forgotten)
     ladder_needs = [Needs(name, mentioned=mentions(_ladder_settings(storage / name))) for name in ladders]
     forgotten_needs = []
@@ -72,15 +72,15 @@ def look(storage: Folder, asked: Asked, now: float) -> Look:
                 forgotten_needs.append(Needs(name))
     folders = [_folder_item(storage, name) for name in forgotten]
     folders += [Item(LEFTOVERS, name, tuple(files_below(storage / name))) for name in listing.hidden]
-    return Look(listing, asked, now, (*run_needs, *ladder_needs), tuple(forgotten_needs), tuple(folders))
+    return Look(listing, request, now, (*run_needs, *ladder_needs), tuple(forgotten_needs), tuple(folders))
 
 
-def _needs(storage: Folder, runs: Sequence[str], asked: Asked, earlier_needs: Mapping[str, Needs]) -> list[Needs]:
+def _needs(storage: Folder, runs: Sequence[str], request: Asked, earlier_needs: Mapping[str, Needs]) -> list[Needs]:
     """The needs of each run. Raises `UserError` for one that cannot be read, unless somebody has just deleted it."""
     needs = []
     for name in runs:
         try:
-            needs.append(read_needs(storage, name, earlier_needs.get(name), asks_finished=asked.drop_training_state))
+            needs.append(read_needs(storage, name, earlier_needs.get(name), asks_finished=request.drop_training_state))
         except UserError:
             if name in list_runs(storage).runs:
                 raise
@@ -100,11 +100,11 @@ def _require_storage(storage: Folder, listing: Listing) -> None:
         )
 
 
-def _names_to_forget(listing: Listing, asked: Asked) -> list[str]:
+def _names_to_forget(listing: Listing, request: Asked) -> list[str]:
     """Names of the run folders and ladders to delete. Raises `UserError` for a name that cannot be one of them."""
     sizes = {name: _sizes(listing.storage / name) for name in listing.ladders}
     chosen: list[str] = []
-    for name in asked.forget:
+    for name in request.forget:
         if name in sizes:
             chosen += [name, *(size for size in sizes[name] if size in listing.runs)]
         elif name in listing.runs:

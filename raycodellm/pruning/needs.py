@@ -26,7 +26,7 @@ from raycodellm.sweep.provenance import ADDRESSES, CONTENTS, FixedData, fixed_da
 from raycodellm.sweep.trial_files import read_trials, trial_folder
 
 Trials = Mapping[int, TrialResult]
-"""By number: the result of a trial that has ended, else what it wrote when it began."""
+"""Maps a trial's number to its result, or for one that has not ended to what it wrote when it began."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Needs:
     stages: frozenset[str] = frozenset()
     """Keys of its trials' stages, which are the names of their folders."""
     optimizers: frozenset[str] = frozenset()
-    """Keys of those of the stages whose optimizer state a later stage may start from."""
+    """Keys of the stages whose optimizer state a later stage may start from."""
     models: frozenset[str] = frozenset()
     """Identities of the given models that it evaluates."""
     tokenizer: str = ""
@@ -53,7 +53,7 @@ class Needs:
     reads: frozenset[str] = frozenset()
     """Names in its `search.warm_start` whose trials it has still to read."""
     driver: str | None = None
-    """Who runs it now, as far as is known."""
+    """The process that runs the sweep now, as far as is known."""
     is_given: bool = False
     """True for a sweep that trains nothing."""
     is_finished: bool = False
@@ -161,10 +161,10 @@ def _trials(folder: Folder, file: SweepFile, known_trials: Mapping[int, TrialRes
 def _as_begun(folder: Folder, result: TrialResult) -> TrialResult:
     """The result with what the trial wrote of its stages when it began. Raises `DamagedFile`."""
     try:
-        begun = storage_files.read_started(trial_folder(folder, result.number))
+        started = storage_files.read_started(trial_folder(folder, result.number))
     except FileNotFoundError:
         return result
-    return replace(result, stages=begun.stages, model=begun.model, params=begun.params, seed=begun.seed)
+    return replace(result, stages=started.stages, model=started.model, params=started.params, seed=started.seed)
 
 
 def _stages_in_table(folder: Folder) -> frozenset[str]:

@@ -28,7 +28,7 @@ class Item(WithFiles):
     path: str
     """From the storage on."""
     files: tuple[StoredFile, ...] = field(repr=False)
-    """As they were listed; their paths start from the item's own."""
+    """The files as they were listed; their paths start from the item's own."""
     folder_written: float = 0.0
     """Time of the last change of a folder without files, Unix seconds; 0 where it is not known."""
     is_file: bool = False
@@ -96,7 +96,7 @@ class Asked:
 def decide(
     listing: Listing,
     needs: Sequence[Needs],
-    asked: Asked,
+    request: Asked,
     now: float,
     forgotten: Sequence[Needs] = (),
     run_folders: Sequence[Item] = (),
@@ -110,17 +110,19 @@ def decide(
     young: list[Item] = []
     left_alone: dict[str, str] = {}
     kept_things: list[Kept] = []
-    oldest_spared = now - 3600.0 * asked.grace_hours
+    oldest_spared = now - 3600.0 * request.grace_hours
     for thing in listing.things:
         if thing.name.startswith(PRUNED):
             items.append(Item(LEFTOVERS, thing.path, thing.files, thing.folder_written))
             continue
         is_state = _is_training_state(thing)
         users = [
-            sweep for sweep in needs if sweep.uses(thing) and not (is_state and _needs_no_training_state(sweep, asked))
+            sweep
+            for sweep in needs
+            if sweep.uses(thing) and not (is_state and _needs_no_training_state(sweep, request))
         ]
         if users:
-            parts = list(_parts(thing, users, asked)) if not _is_trained(thing, now) else []
+            parts = list(_parts(thing, users, request)) if not _is_trained(thing, now) else []
             deleted_parts = [part for part in parts if part.written <= _spared_from(part, oldest_spared, now)]
             items += deleted_parts
             num_bytes = thing.num_bytes - sum(part.num_bytes for part in deleted_parts)
@@ -144,9 +146,9 @@ def _spared_from(part: Item, oldest_spared: float, now: float) -> float:
     return min(oldest_spared, now - _TRAINED_SECONDS) if part.group == LEFTOVERS else oldest_spared
 
 
-def _needs_no_training_state(needs: Needs, asked: Asked) -> bool:
+def _needs_no_training_state(needs: Needs, request: Asked) -> bool:
     """True if what the sweep needs only to train more may go."""
-    return asked.drop_training_state and needs.is_finished
+    return request.drop_training_state and needs.is_finished
 
 
 def _is_training_state(thing: Thing) -> bool:
@@ -159,13 +161,13 @@ def _is_trained(thing: Thing, now: float) -> bool:
     return thing.kind is STAGE and any(now - file.written < _TRAINED_SECONDS for file in leases)
 
 
-def _parts(thing: Thing, users: Sequence[Needs], asked: Asked) -> Iterator[Item]:
+def _parts(thing: Thing, users: Sequence[Needs], request: Asked) -> Iterator[Item]:
     """Parts of a thing that is needed which nobody needs: state to train on, and what killed writers have left."""
     if thing.stranger is not None or not any(map(is_marker, thing.paths)):
         return  # what is unfinished is being made, or goes on from what it has
     if thing.kind is STAGE and DONE in thing.paths:
         is_optimizer_needed = any(
-            thing.name in user.optimizers and not _needs_no_training_state(user, asked) for user in users
+            thing.name in user.optimizers and not _needs_no_training_state(user, request) for user in users
         )
         has_optimizer = f"{OPTIMIZER}/{COMPLETE}" in thing.paths
         if not is_optimizer_needed:

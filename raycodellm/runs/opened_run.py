@@ -253,8 +253,8 @@ def _numbers(results: list[TrialResult]) -> str:
         return "no trial yet"
     if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
         return f"trials {trial_name(numbers[0])} to {trial_name(numbers[-1])}"
-    listed = ", ".join(map(trial_name, numbers[:12]))
-    return f"trial{'s' if len(numbers) > 1 else ''} {listed}{' …' if len(numbers) > 12 else ''}"
+    numbers_text = ", ".join(map(trial_name, numbers[:12]))
+    return f"trial{'s' if len(numbers) > 1 else ''} {numbers_text}{' …' if len(numbers) > 12 else ''}"
 
 
 def _local_copy(remote: Folder) -> Path:

@@ -28,7 +28,7 @@ class DispatcherClient:
         self.dispatcher = dispatcher
         self.slot = slot
         self.incarnation = 0
-        """As the dispatcher counts the slot's worker groups; 0 until it is known."""
+        """Number of this worker group among the slot's, as the dispatcher counts them; 0 until it is known."""
         self.sweep = sweep
         """The run folder's URI: the holder of the leases of the stages in training."""
         self.notice = Notice(lambda cause: dispatcher.told_to_leave.remote(slot, self.incarnation, cause))

@@ -192,9 +192,9 @@ class Dispatcher:
         return is_to_stop
 
     @_unlisted
-    async def ended(self, slot: str, incarnation: int, key: str, how: JobEnd, outcome: Any) -> None:
+    async def ended(self, slot: str, incarnation: int, key: str, job_end: JobEnd, outcome: Any) -> None:
         """The slot is through with a job. `outcome`: the job's outcome, the cause of its failure, or the notice."""
-        seconds = self.state.end(slot, incarnation, key, how, outcome)
+        seconds = self.state.end(slot, incarnation, key, job_end, outcome)
         if seconds is not None:
             asyncio.get_running_loop().call_later(seconds, self._resume, key)
         self._signal()
@@ -232,7 +232,8 @@ class Dispatcher:
 
     @_unlisted
     async def times(self) -> dict[str, dict[str, float]]:
-        """Per job key: when it was first asked for, taken, had trained its first and last step, and ended; Unix s."""
+        """Maps a job's key to when it was first asked for, taken, had trained its first and last step, and ended; Unix
+        seconds."""
         return self.state.times
 
     @_unlisted

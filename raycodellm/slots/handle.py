@@ -11,7 +11,7 @@ class RemoteMethod(Protocol):
     def remote(self, *arguments: Any) -> Any: ...
 
     def options(self, *, name: str) -> RemoteMethod:
-        """The same method; a call is listed under `name` in the dashboard."""
+        """This method, whose calls are listed under `name` in the dashboard."""
 
 
 class DispatcherHandle(Protocol):

@@ -86,7 +86,7 @@ class Lease:
             self._write()
 
     @contextlib.contextmanager
-    def kept(self) -> Iterator[None]:
+    def held(self) -> Iterator[None]:
         """Beats in a thread while the body runs, then gives the lease back."""
         ended = threading.Event()
 

@@ -131,8 +131,8 @@ def _do(job: Job, client: DispatcherClient, world: World) -> None:
         outcome = run_job(job, world, client)
     except Exception as error:
         logger.exception("job %s failed", job.key)
-        how, cause = _end_by_error(error, world)
-        client.ask("ended", job.key, how, cause)
+        job_end, cause = _end_by_error(error, world)
+        client.ask("ended", job.key, job_end, cause)
         # An error that all ranks raise together leaves them in step. After any other error, ranks may wait for one that
         # is gone, or a device may be in an unknown state: only new processes help.
         if (world.world_size > 1 and not isinstance(error, _TOGETHER)) or _is_device_error(error):
@@ -170,7 +170,7 @@ def run_job(job: Job, world: World, client: DispatcherClient) -> Outcome | None:
     lease = Lease(Folder(job.folder), _holder(job, client)) if world.rank == 0 else None
     if not _wait_for_lease(lease, job, world, client):
         return None
-    with lease.kept() if lease is not None else contextlib.nullcontext():
+    with lease.held() if lease is not None else contextlib.nullcontext():
         if job.kind == "evaluation":
             client.progress(Progress(job.key, note="loading the model and the tasks"))
             return run_evaluation(job, world, client.progress, client.should_stop)

@@ -108,24 +108,29 @@ def stage_jobs(
     jobs: list[StageJob] = []
     rate: float | None = None
     for settings in sweep.trained_stages:
-        planned = _plan_stage(sweep, settings, materials, drawn_tokens)
-        stage, parent_identity = planned.stage, own_identity
-        used_sources = _used_sources(planned, materials.corpora, drawn_tokens)
+        planned_stage = _plan_stage(sweep, settings, materials, drawn_tokens)
+        stage, parent_identity = planned_stage.stage, own_identity
+        used_sources = _used_sources(planned_stage, materials.corpora, drawn_tokens)
         compiled = sweep.scaling.deepspeed.compile
         own_identity = identity.stage_identity(
-            stage, used_sources, planned.curve.progress, planned.curve.interpolation, compiled, parent_identity
+            stage,
+            used_sources,
+            planned_stage.curve.progress,
+            planned_stage.curve.interpolation,
+            compiled,
+            parent_identity,
         )
         rate = start_rate(stage.learning_rate, rate)
         parent = jobs[-1].folder if jobs else None
         job = _stage_job(
-            sweep, seed, materials, model, planned, own_identity, parent, rate, stage.name in keeping_optimizer
+            sweep, seed, materials, model, planned_stage, own_identity, parent, rate, stage.name in keeping_optimizer
         )
         if stage.name in with_trunks:
-            trunk = find_trunk(job, planned.curve, used_sources, compiled, parent_identity, materials.storage)
+            trunk = find_trunk(job, planned_stage.curve, used_sources, compiled, parent_identity, materials.storage)
             job = replace(job, trunk=trunk)
         jobs.append(job)
         rate = learning_rate_at(stage.learning_rate, stage.num_steps, stage.num_steps, rate)
-        for source in planned.slices:
+        for source in planned_stage.slices:
             drawn_tokens[source.name] += sum(source.planned) * stage.sequence_length
         if stage.name == last:
             break
@@ -152,20 +157,20 @@ def _plan_stage(sweep: Sweep, settings: Stage, materials: Materials, drawn_token
 def _planned_sequences(
     curve: schedule.Schedule, num_sequences: int, phase_ends: tuple[int, ...], exact: bool
 ) -> tuple[tuple[int, ...], ...]:
-    """Per phase: sequences of each source."""
+    """Sequences of each source, phase by phase."""
     count_sequences = mixture.planned_sequences if exact else mixture.rounded_sequences
     totals = count_sequences(curve, num_sequences, phase_ends)
-    """Per phase: sequences of each source until the phase ends."""
+    """Sequences of each source until the end of each phase."""
     edges = itertools.pairwise([[0] * len(totals[0]), *totals])
     return tuple(tuple(after - before for before, after in zip(start, end, strict=True)) for start, end in edges)
 
 
 def _used_sources(
-    planned: _PlannedStage, corpora: Mapping[str, Corpus], drawn_tokens: Mapping[str, int]
+    planned_stage: _PlannedStage, corpora: Mapping[str, Corpus], drawn_tokens: Mapping[str, int]
 ) -> list[identity.UsedSource]:
     """The sources as they enter the stage's identity; one whose weight is 0 throughout the stage does not."""
-    used_sources, curve = [], planned.curve
-    for index, source in enumerate(planned.slices):
+    used_sources, curve = [], planned_stage.curve
+    for index, source in enumerate(planned_stage.slices):
         weights = [row[index] for row in curve.weights]
         if any(weights):
             slice_settings = {key: value for key, value in as_json(source).items() if key not in ("store", "planned")}
@@ -179,7 +184,7 @@ def _stage_job(
     seed: int,
     materials: Materials,
     model: Model,
-    planned: _PlannedStage,
+    planned_stage: _PlannedStage,
     own_identity: str,
     parent: str | None,
     initial_rate: float | None,
@@ -187,37 +192,37 @@ def _stage_job(
 ) -> StageJob:
     """The stage as a job. `own_identity`: the stage's identity; `parent`: URI of the parent stage's folder;
     `initial_rate`: the learning rate that the stage starts with, where it continues from its parent's."""
-    curve = planned.curve
+    curve = planned_stage.curve
     return StageJob(
         identity=own_identity,
-        folder=(materials.storage / "stages" / job_key(planned.stage.name, own_identity)).uri,
+        folder=(materials.storage / "stages" / job_key(planned_stage.stage.name, own_identity)).uri,
         parent=parent,
-        stage=planned.stage,
+        stage=planned_stage.stage,
         model=model,
         tokenizer=materials.tokenizer.uri,
         vocab_size=materials.vocab_size,
         breakpoints=tuple(zip(curve.progress, curve.weights, strict=True)),
         interpolation=curve.interpolation,
-        sources=planned.slices,
+        sources=planned_stage.slices,
         seed=seed,
         scaling=sweep.scaling,
-        phase_ends=planned.phase_ends,
+        phase_ends=planned_stage.phase_ends,
         start_rate=initial_rate,
         keep_optimizer=keep_optimizer,
         sweep=sweep.name,
-        rungs=_rungs(sweep, planned),
+        rungs=_rungs(sweep, planned_stage),
     )
 
 
-def _rungs(sweep: Sweep, planned: _PlannedStage) -> tuple[int, ...]:
+def _rungs(sweep: Sweep, planned_stage: _PlannedStage) -> tuple[int, ...]:
     """Trained steps at which early stopping compares the stage; none of another stage than the one that it names."""
     early = sweep.search.early_stopping
     compared_stage = early.stage_of(sweep) if early is not None else None
-    if early is None or compared_stage is None or compared_stage.name != planned.stage.name:
+    if early is None or compared_stage is None or compared_stage.name != planned_stage.stage.name:
         return ()
-    if not any(source.name == early.source and source.held_out_sequences for source in planned.slices):
+    if not any(source.name == early.source and source.held_out_sequences for source in planned_stage.slices):
         raise UserError(
             f"search.early_stopping.metric: found {early.metric}, but source {early.source!r} has no whole sequence of "
             f"{compared_stage.sequence_length} tokens of held-out text; hold out more tokens, or measure another source"
         )
-    return early.steps(planned.stage.num_steps)
+    return early.steps(planned_stage.stage.num_steps)

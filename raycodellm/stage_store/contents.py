@@ -33,9 +33,9 @@ _Look = Callable[[str], list[Any]]
 def _pretrained(sweeps: Iterable[Sweep]) -> dict[str, _Look]:
     """Maps each pretrained model to what looks up its content: a tokenizer is part of it only where a model is given to
     be evaluated, since a stage has the sweep's."""
-    given = partial(identity.evaluated_content, key="model.pretrained")
+    look_up_given = partial(identity.evaluated_content, key="model.pretrained")
     return {
-        sweep.model.pretrained: identity.pretrained_content if sweep.stages else given
+        sweep.model.pretrained: identity.pretrained_content if sweep.stages else look_up_given
         for sweep in sweeps
         if sweep.model.pretrained is not None
     }

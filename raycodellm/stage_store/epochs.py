@@ -28,9 +28,9 @@ def _check_source(job: StageJob, source: SourceSlice, max_epochs: float | None) 
             f"sources.{source.name}: holds no {unit} of {length} tokens for stage {job.stage.name!r}; "
             "give it more data or the stage another sequence_length"
         )
-    drawn = source.num_sequences_consumed + sum(source.planned)
-    if max_epochs is not None and drawn / source.num_sequences > max_epochs + 1e-9:
-        held_tokens, drawn_tokens = source.num_sequences * length, drawn * length
+    drawn_sequences = source.num_sequences_consumed + sum(source.planned)
+    if max_epochs is not None and drawn_sequences / source.num_sequences > max_epochs + 1e-9:
+        held_tokens, drawn_tokens = source.num_sequences * length, drawn_sequences * length
         raise UserError(
             f"sources.{source.name}: a trial draws {drawn_tokens:,} tokens of it by the end of stage "
             f"{job.stage.name!r}, {drawn_tokens / held_tokens:.2f} epochs of its {held_tokens:,}; max_epochs is "

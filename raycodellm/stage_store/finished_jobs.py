@@ -50,6 +50,6 @@ def finished_outcomes(chain: Chain) -> dict[str, Outcome]:
 
 
 def _model_damage(stage: Folder) -> str | None:
-    """Which file of a stage's model has changed since it was written. None when none has, or when the model lies on
-    object storage: the worker that fetches it checks it there."""
+    """The fault of a file of a stage's model that has changed since it was written. None when no file has, or when the
+    model lies on object storage: the worker that fetches it checks it there."""
     return model_files.find_damage(stage.local / "model") if stage.local is not None else None

@@ -39,17 +39,17 @@ def slice_sources(
     sweep: Sweep,
     stage: Stage,
     corpora: Mapping[str, Corpus],
-    drawn: Mapping[str, int],
+    drawn_tokens: Mapping[str, int],
     planned: tuple[tuple[int, ...], ...],
 ) -> tuple[SourceSlice, ...]:
     """The slice of each source that the stage draws from, in the order of `sweep.drawn_sources(stage)`.
 
-    `drawn`: tokens that the stages before this one draw from each source. `planned`: per phase of the stage, the
+    `drawn_tokens`: tokens that the stages before this one draw from each source. `planned`: per phase of the stage, the
     sequences planned of each source.
     """
     per_source = zip(*planned, strict=True)
     return tuple(
-        _slice(sweep, stage, name, corpora[name], drawn[name], sequences)
+        _slice(sweep, stage, name, corpora[name], drawn_tokens[name], sequences)
         for name, sequences in zip(sweep.drawn_sources(stage), per_source, strict=True)
     )
 

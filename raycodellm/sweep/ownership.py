@@ -298,7 +298,7 @@ def lock(run: Run, say: Callable[[str], None] = print) -> Iterator[Run]:
     with _locked_file(run):
         owner = Owner(run.folder)
         owner.claim(say)
-        with owner.kept():
+        with owner.held():
             hold = Hold(run, owner)
             # A driver that was killed while it wrote the journal leaves Optuna's lock, for which the next waits 30 s.
             run.journal.with_name(f"{run.journal.name}.lock").unlink(missing_ok=True)
