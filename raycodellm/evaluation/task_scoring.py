@@ -85,11 +85,11 @@ class TaskScorer:
         """
         members = tuple(self._tasks.by_name[name])
         rows_by_block, seconds = self._rows_of_earlier_attempts(name, partial)
-        done_blocks = self._workers.first([*rows_by_block])
+        done_keys = self._workers.first([*rows_by_block])
         own_rows = [row for block_rows in rows_by_block.values() for row in block_rows]
         try:
             for member in members:
-                done_numbers = {number for task, number in done_blocks if task == member}
+                done_numbers = {number for task, number in done_keys if task == member}
                 own_rows += self._score_member(name, member, done_numbers, partial)
         except BaseException:  # Ctrl-C and a stop among them
             if partial is not None:
@@ -116,7 +116,7 @@ class TaskScorer:
     def _rows_of_earlier_attempts(
         self, name: str, partial: PartialRows | None
     ) -> tuple[dict[tuple[str, int], list[ScoredItem]], float]:
-        """On rank 0 the rows of the blocks that earlier attempts scored, and the seconds that this took."""
+        """(rows of each block that earlier attempts scored, the seconds that these took); empty on all ranks but 0."""
         if partial is None:
             return {}, 0.0
         partial.restart_interval()

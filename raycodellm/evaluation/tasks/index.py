@@ -51,8 +51,8 @@ def _whole_index(own_folders: tuple[Path, ...]) -> TaskManager:
 
 
 def _folder(named_task: NamedTask, tasks_by_name: Mapping[str, NamedTask]) -> Path:
-    """The folder that holds the files of a name. All tasks of a tag must lie in one folder, since lm-eval does not join
-    a tag's tasks of several folders."""
+    """The folder of a name's file; for a tag the folder above all its tasks, since lm-eval does not join a tag's tasks
+    of several folders."""
     if named_task.file is not None:
         return named_task.file.parent
     files = [tasks_by_name[task].file for task in named_task.tagged]
