@@ -157,7 +157,7 @@ def money_lines(
         head = total_hours / at_once * prices.head.on_demand
         name = f"head node, {formats.seconds(3600 * total_hours / at_once)}"
         device_word = "device" if at_once == 1 else "devices"
-        rows.append((name, "", _money(head), _money(head), f"with {at_once:g} {device_word} at once"))
+        rows.append((name, "", _money_text(head), _money_text(head), f"with {at_once:g} {device_word} at once"))
         rows.append((f"in all{', at most' if confirming else ''}", *_cells(total_hours, *rates, head), ""))
     header = ("arms", "device hours", f"on demand, {prices.currency}", f"spot, {prices.currency}", "")
     lines = table_lines(Table(header, rows, left=(0, 4)), indent="  ")
@@ -179,11 +179,11 @@ def _notes(device: Device, prices: Prices) -> list[str]:
 
 def _cells(hours: float, on_demand: float, spot: float | None, head: float = 0.0) -> tuple[str, str, str]:
     """Hours and their money at each rate, with the head node's money on top."""
-    amounts = (_money(hours * on_demand + head), _money(None if spot is None else hours * spot + head))
+    amounts = (_money_text(hours * on_demand + head), _money_text(None if spot is None else hours * spot + head))
     return (formats.rounded(hours, 3), *amounts)
 
 
-def _money(amount: float | None) -> str:
+def _money_text(amount: float | None) -> str:
     return formats.NOTHING if amount is None else f"{amount:,.2f}" if amount >= 0.005 else "under 0.01"
 
 

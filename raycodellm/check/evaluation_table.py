@@ -23,7 +23,7 @@ def tasks(file: SweepFile, *, elsewhere: bool = False) -> list[str]:
     limit = f"at most {settings.limit:,} items of each task" if settings.limit else "all items"
     without_data = evaluation.left_out_tasks(settings)
     return [
-        f"evaluation: {limit}, {_examples(settings.few_shot)}",
+        f"evaluation: {limit}, {_examples_text(settings.few_shot)}",
         *table_lines(_table(facts, sources), indent="  "),
         *(
             f"  {name}: {suite_task.warning}"
@@ -32,10 +32,10 @@ def tasks(file: SweepFile, *, elsewhere: bool = False) -> list[str]:
         ),
         *mixed_means(file, facts),
         *(f"  {line}" for line in evaluation.overruled_lines(settings)),
-        *_unmeasured(file, elsewhere),
+        *_unmeasured_text_lines(file, elsewhere),
         *([f"  left out: {', '.join(settings.leave_out)}"] if settings.leave_out else []),
         *([f"  asked only with a folder in evaluation.data: {', '.join(without_data)}"] if without_data else []),
-        *_judge(file),
+        *_judge_lines(file),
         f"  all suites that there are: {', '.join(evaluation.suite_names())}",
     ]
 
@@ -68,7 +68,7 @@ def mixed_means(file: SweepFile, facts: Mapping[str, SuiteTask | None]) -> list[
     return lines
 
 
-def _unmeasured(file: SweepFile, elsewhere: bool) -> list[str]:
+def _unmeasured_text_lines(file: SweepFile, elsewhere: bool) -> list[str]:
     """A line for each text that no task of a trial measures."""
     evaluations = dict.fromkeys(config.resolve(file, point).evaluation for point in file.probe_points())
     tasks = {
@@ -82,9 +82,9 @@ def _unmeasured(file: SweepFile, elsewhere: bool) -> list[str]:
     ]
 
 
-def _judge(file: SweepFile) -> list[str]:
-    """How many questions the judge may be asked; the endpoint itself is not asked here. Raises UserError for a file of
-    instructions that holds none."""
+def _judge_lines(file: SweepFile) -> list[str]:
+    """Lines on the questions that the judge may be asked; the endpoint itself is not asked here. Raises UserError for a
+    file of instructions that holds none."""
     settings = file.example().evaluation
     if (judge := settings.judge) is None:
         return []
@@ -124,11 +124,11 @@ def _table(facts: Mapping[str, SuiteTask | None], sources: Mapping[str, Sequence
         numbers = ("", "", "")
         if suite_task is not None:
             numbers = (_count(suite_task.items), _share(suite_task.chance), _share(suite_task.majority))
-        rows.append((name, *numbers, _data(suite_task, sources[name])))
+        rows.append((name, *numbers, _data_text(suite_task, sources[name])))
     return Table(("task", "items published", "chance", "majority", "data"), rows, left=(0, 4))
 
 
-def _examples(few_shot: int | None) -> str:
+def _examples_text(few_shot: int | None) -> str:
     if few_shot is None:
         return "as many examples in a prompt as each task's file says"
     return f"{few_shot} examples in a prompt, none where a task's file says 0"
@@ -142,7 +142,7 @@ def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _data(suite_task: SuiteTask | None, sources: Sequence[DataSource]) -> str:
+def _data_text(suite_task: SuiteTask | None, sources: Sequence[DataSource]) -> str:
     if not sources:
         return suite_task.source if suite_task is not None else ""
     others = f", and {len(sources) - 1} more data sets" if len(sources) > 1 else ""

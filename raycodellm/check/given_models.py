@@ -40,10 +40,10 @@ def look_up(file: SweepFile) -> list[GivenModel]:
     """The models of the search. Raises UserError for a folder without a model, and for a repository that the hub does
     not have; a model that only the hub knows while it cannot be reached is left unknown."""
     contents = stage_store.contents_of_file(file, elsewhere=True)
-    return [_looked_up(name, contents) for name in file.pretrained_models()]
+    return [_given_model(name, contents) for name in file.pretrained_models()]
 
 
-def _looked_up(name: str, contents: Contents) -> GivenModel:
+def _given_model(name: str, contents: Contents) -> GivenModel:
     kind, *details = contents.models[name]
     if kind == "hub" and len(details) == 1:  # a name without a commit
         return GivenModel(name, NOT_REACHED)

@@ -33,9 +33,11 @@ def find(scaling: Scaling, address: str | None, fit: preflight.MemoryFit, device
     if fit.groups is None:
         slots = scaling.slots if isinstance(scaling.slots, int) else 1
         where = f"on {device}, wherever that is: this machine was not looked at"
-        return Placement(f"placement: a slot takes {_slot(scaling)} {where}\n{fit}", slots, device)
+        return Placement(f"placement: a slot takes {_slot_text(scaling)} {where}\n{fit}", slots, device)
     return Placement(
-        _text(scaling, "a local Ray on this machine", fit.groups, fit), _at_once(scaling, fit.groups), device
+        _placement_text(scaling, "a local Ray on this machine", fit.groups, fit),
+        _num_slots(scaling, fit.groups),
+        device,
     )
 
 
@@ -55,16 +57,18 @@ def _on_cluster(scaling: Scaling, address: str, fit: preflight.MemoryFit, device
     fit = preflight.fit_on_cluster(fit, connected, scaling)
     devices = Counter(node.device for node in (*connected.nodes, *connected.autoscaled) if node.gpus and node.device)
     device = device or next((name for name, _ in devices.most_common(1)), None)
-    return Placement(_text(scaling, f"the cluster at {address}", groups, fit), _at_once(scaling, groups), device)
+    return Placement(
+        _placement_text(scaling, f"the cluster at {address}", groups, fit), _num_slots(scaling, groups), device
+    )
 
 
-def _text(scaling: Scaling, where: str, groups: int, fit: preflight.MemoryFit) -> str:
-    return f"placement: a slot takes {_slot(scaling)}; {where} holds {groups} at once\n{fit}"
+def _placement_text(scaling: Scaling, where: str, groups: int, fit: preflight.MemoryFit) -> str:
+    return f"placement: a slot takes {_slot_text(scaling)}; {where} holds {groups} at once\n{fit}"
 
 
-def _slot(scaling: Scaling) -> str:
+def _slot_text(scaling: Scaling) -> str:
     return f"{scaling.workers} × ({scaling.cpus_per_worker:g} CPU, {scaling.gpus_per_worker:g} GPU)"
 
 
-def _at_once(scaling: Scaling, groups: int) -> int:
+def _num_slots(scaling: Scaling, groups: int) -> int:
     return max(1, min(scaling.slots, groups) if isinstance(scaling.slots, int) else groups)

@@ -77,12 +77,12 @@ def stages(chains: Sequence[Chain], estimated: Collection[str], num_seeds: int) 
     return [
         "stage tree:",
         *tree_lines(tree, indent="  "),
-        *_rounded(job.stage for job in jobs.values()),
+        *_rounded_tokens_line(job.stage for job in jobs.values()),
         f"  {sharing_sentence(shared)}",
     ]
 
 
-def _rounded(stages: Iterable[Stage]) -> list[str]:
+def _rounded_tokens_line(stages: Iterable[Stage]) -> list[str]:
     """A line that names each stage whose `tokens` are no whole number of steps; no line for none."""
     lengths = ((stage.name, stage.tokens, stage.num_tokens) for stage in stages)
     rounded = [
@@ -141,7 +141,7 @@ def sources(
         rows.append(
             (
                 name,
-                _tokens(size),
+                _tokens_text(size),
                 " to ".join(f"{end:,}" for end in ends),
                 " to ".join(f"{end / trained:.2f}" for end in ends) if size.is_known else "not known here",
                 f"{num_held_out:,}",
@@ -158,7 +158,7 @@ def sources(
     return ["sources:", *table_lines(Table(header, rows), indent="  "), *hints]
 
 
-def _tokens(size: tokens.SourceSize) -> str:
+def _tokens_text(size: tokens.SourceSize) -> str:
     return f"{'about ' if size.is_estimate else ''}{size.num_tokens:,}" if size.is_known else "not known here"
 
 

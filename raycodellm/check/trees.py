@@ -26,12 +26,12 @@ def merged(nodes: Sequence[StageNode], names: Mapping[str, str], num_seeds: int)
             children = tuple(merged(example.children, names, num_seeds))
             branches.append(replace(example, name=names[example.key], children=children))
         else:
-            facts = f"{example.facts}, {_whose(group, num_seeds)}"
-            branches.append(replace(example, facts=facts, children=_inside(example.children)))
+            facts = f"{example.facts}, {_arms_text(group, num_seeds)}"
+            branches.append(replace(example, facts=facts, children=_merged_children(example.children)))
     return branches
 
 
-def _inside(nodes: Sequence[StageNode]) -> tuple[StageNode, ...]:
+def _merged_children(nodes: Sequence[StageNode]) -> tuple[StageNode, ...]:
     """Branches below a merged one: equal ones once, with their number."""
     groups: dict[Any, list[StageNode]] = {}
     for node in nodes:
@@ -40,7 +40,7 @@ def _inside(nodes: Sequence[StageNode]) -> tuple[StageNode, ...]:
         replace(
             group[0],
             facts=group[0].facts + (f", {len(group)} times" if len(group) > 1 else ""),
-            children=_inside(group[0].children),
+            children=_merged_children(group[0].children),
         )
         for group in groups.values()
     )
@@ -51,7 +51,7 @@ def _shape(node: StageNode) -> Any:
     return node.name, node.facts, tuple(sorted(map(_shape, node.children)))
 
 
-def _whose(group: Sequence[StageNode], num_seeds: int) -> str:
+def _arms_text(group: Sequence[StageNode], num_seeds: int) -> str:
     """`once for each of arms 0–5`; with several seeds, or shared stages, how many such branches there are."""
     arms_by_branch = [{trial // num_seeds for trial in node.trials} for node in group]
     arms = set().union(*arms_by_branch)

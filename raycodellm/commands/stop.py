@@ -71,7 +71,7 @@ def stop_job(target: str, address: str, storage: str | None, say: Say) -> int:
     say(f"stopping {job.metadata_value('sweep') or job.id}: running stages save their checkpoints")
     try:
         ended_job = jobs.wait(
-            job.id, lambda current: current.has_ended, lambda current, seconds: say(_waiting(current, seconds))
+            job.id, lambda current: current.has_ended, lambda current, seconds: say(_waiting_line(current, seconds))
         )
     except KeyboardInterrupt:
         say(f"{job.id} goes on to stop")
@@ -80,7 +80,7 @@ def stop_job(target: str, address: str, storage: str | None, say: Say) -> int:
     return DONE
 
 
-def _waiting(job: Job, seconds: float) -> str:
+def _waiting_line(job: Job, seconds: float) -> str:
     return f"waiting until {job.id} has ended, {seconds:.0f} s so far: {job.message or job.status}"
 
 

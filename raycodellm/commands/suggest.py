@@ -64,7 +64,7 @@ def suggest(path: str, options: Suggesting, complain: Callable[[str], None]) -> 
             f"{path}: {len(arms)} different arms have {objective.metric}; the fit needs {num_needed}: raise "
             f"search.trials and run the sweep again{_retry_hint(rows)}"
         )
-    reference = _reference(run, rows, arms)
+    reference = _reference_index(run, rows, arms)
     suggestion = regression.suggestion(
         file,
         [arm.params for arm in arms],
@@ -107,20 +107,21 @@ def _objective(run: OpenedRun, rows: list[Row], options: Suggesting) -> Objectiv
         same_end = [name for name in metric_names if name.rpartition("/")[2] == metric.rpartition("/")[2]]
         hint = f"there is {', '.join((same_end or metric_names)[:6])}" if metric_names else "no trial has a score yet"
         raise UserError(f"--metric {metric}: no trial has it; {hint}")
-    mode = options.mode or (objectives[metric].mode if metric in objectives else _direction(metric))
+    mode = options.mode or (objectives[metric].mode if metric in objectives else _usual_mode(metric))
     if mode is None:
         raise UserError(f"--metric {metric}: does not tell whether low or high is better; add --mode min or --mode max")
     return Objective.model_validate({"metric": metric, "mode": mode})
 
 
-def _direction(metric: str) -> str | None:
+def _usual_mode(metric: str) -> str | None:
+    """min or max, if the metric's name tells which is better; else None."""
     parts = metric.split("/")
     if any(part.startswith("bpb") for part in parts):
         return "min"
     return "max" if parts[-1].startswith("acc") else None
 
 
-def _reference(run: OpenedRun, rows: list[Row], arms: list[MeasuredArm]) -> int | None:
+def _reference_index(run: OpenedRun, rows: list[Row], arms: list[MeasuredArm]) -> int | None:
     """Index of the reference among the arms; None if the sweep has no reference, or the reference has no score."""
     from raycodellm import verdict
 

@@ -98,10 +98,10 @@ class SizeResult:
 
 def arm_key(params: Mapping[str, Any]) -> ArmKey:
     """Equal for equal parameters. A table may hold a whole number as a float, and a number as text."""
-    return tuple(sorted((name, _text(value)) for name, value in params.items() if value is not None))
+    return tuple(sorted((name, _value_text(value)) for name, value in params.items() if value is not None))
 
 
-def _text(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value)
     try:

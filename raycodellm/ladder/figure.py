@@ -42,7 +42,7 @@ def effects_by_size(result: LadderResult) -> list[Figure]:
         arms = [arm_effects for arm_effects in result.effects if arm_effects.objective.metric == objective.metric]
         lines = [
             _Line(
-                _name(arm_effects.number, arm_effects.params),
+                _arm_name(arm_effects.number, arm_effects.params),
                 _colour_indices(result)[arm_key(arm_effects.params)],
                 [(effect.size, effect.difference) for effect in arm_effects.effects],
                 is_signed=True,
@@ -75,7 +75,7 @@ def _scores(size: SizeResult) -> list[tuple[str, ArmKey, Interval]]:
     scores = sorted(size.records.scores, key=lambda arm_score: arm_score.arm) if size.records is not None else []
     return [
         (
-            _name(arm_score.arm, arm_score.params) + (", the reference" if arm_score.arm == size.reference else ""),
+            _arm_name(arm_score.arm, arm_score.params) + (", the reference" if arm_score.arm == size.reference else ""),
             arm_key(arm_score.params),
             Interval(arm_score.score, arm_score.low, arm_score.high),
         )
@@ -89,7 +89,7 @@ def _colour_indices(result: LadderResult) -> dict[ArmKey, int]:
     return {key: index for index, key in enumerate(result.arms, start=1)}
 
 
-def _name(number: int, params: Any) -> str:
+def _arm_name(number: int, params: Any) -> str:
     return f"arm {number}: {formats.params(params)}"
 
 

@@ -23,8 +23,8 @@ def describe(file: SweepFile, storage: Folder, request: check.Asked = check.NOTH
     hardware = costs.Hardware(request.device or sweep.scaling.device, sweep.scaling.gpus_per_worker > 0)
     total = sum(search.most_trials(size.file) for size in sizes)
     lines = [
-        f"{sweep.name}: a ladder of {len(sizes)} sizes, {_arms(sizes)}, at most "
-        f"{total} trials, {sweep.ladder.tokens_per_parameter:g} tokens per parameter, {_transfer(file)}",
+        f"{sweep.name}: a ladder of {len(sizes)} sizes, {_arms_text(sizes)}, at most "
+        f"{total} trials, {sweep.ladder.tokens_per_parameter:g} tokens per parameter, {_transfer_text(file)}",
         *table_lines(_table(sizes, speeds, hardware), indent="  "),
     ]
     if sweep.ladder.carry is not None:
@@ -36,7 +36,7 @@ def describe(file: SweepFile, storage: Folder, request: check.Asked = check.NOTH
     return "\n\n".join(paragraphs)
 
 
-def _arms(sizes: Sequence[Size]) -> str:
+def _arms_text(sizes: Sequence[Size]) -> str:
     """The number of arms, in words."""
     numbers = list(dict.fromkeys(search.num_arms(size.file) for size in sizes))
     return (
@@ -44,7 +44,7 @@ def _arms(sizes: Sequence[Size]) -> str:
     )
 
 
-def _transfer(file: SweepFile) -> str:
+def _transfer_text(file: SweepFile) -> str:
     """How the learning rates follow from the size, in words."""
     ladder = file.example().ladder
     assert ladder is not None

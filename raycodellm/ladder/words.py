@@ -41,7 +41,7 @@ def answer(result: LadderResult) -> str:
         sentences.append(f"The table below has the other {len(arms) - MOST_ARMS} arms.")
     sentences += [
         missing_trend_sentence(result),
-        *(agreement_sentence(*agreement) for agreement in _furthest(result)),
+        *(agreement_sentence(*agreement) for agreement in _furthest_agreement(result)),
         NO_PREDICTION,
     ]
     return " ".join(filter(None, sentences))
@@ -49,19 +49,19 @@ def answer(result: LadderResult) -> str:
 
 def sentence(arm: ArmEffects) -> str:
     """A sentence on the arm's effect: whether its sign is the same at all sizes, and how it moves."""
-    return f"{_sign(arm)} {_trend(arm)}".strip()
+    return f"{_sign_sentence(arm)} {_trend_sentence(arm)}".strip()
 
 
-def _sign(arm_effects: ArmEffects) -> str:
+def _sign_sentence(arm_effects: ArmEffects) -> str:
     arm = f"Arm {arm_effects.number} ({formats.params(arm_effects.params)})"
     metric, effects = arm_effects.objective.metric, arm_effects.effects
     sizes_by_word = {
         word: [effect.size for effect in effects if effect.word == word] for word in ("better", "worse", "equal")
     }
     if len(effects) < 2:
-        return f"{arm} has a score in {metric} at {_sizes([effect.size for effect in effects])} alone."
+        return f"{arm} has a score in {metric} at {_sizes_text([effect.size for effect in effects])} alone."
     if sizes_by_word["better"] and sizes_by_word["worse"]:
-        better, worse = _sizes(sizes_by_word["better"]), _sizes(sizes_by_word["worse"])
+        better, worse = _sizes_text(sizes_by_word["better"]), _sizes_text(sizes_by_word["worse"])
         return (
             f"{arm} changes sign in {metric}: better at {better}, worse at {worse}; the small size does not tell the "
             "large one."
@@ -69,10 +69,10 @@ def _sign(arm_effects: ArmEffects) -> str:
     for word, phrase in (("better", "better than"), ("worse", "worse than"), ("equal", "equal to")):
         if len(sizes_by_word[word]) == len(effects):
             return f"{arm} is {phrase} the reference in {metric} at all {len(effects)} sizes."
-    phrases = [f"{word} at {_sizes(sizes)}" for word, sizes in sizes_by_word.items() if sizes]
+    phrases = [f"{word} at {_sizes_text(sizes)}" for word, sizes in sizes_by_word.items() if sizes]
     if phrases:
         undecided = [effect.size for effect in effects if effect.word not in sizes_by_word]
-        undecided_text = f", not known at {_sizes(undecided)}" if undecided else ""
+        undecided_text = f", not known at {_sizes_text(undecided)}" if undecided else ""
         finding = f"{arm} is {' and '.join(phrases)} in {metric}{undecided_text}"
         return f"{finding}: whether its sign is the same at all is not known."
     if any(effect.evidence is None for effect in effects):
@@ -80,7 +80,7 @@ def _sign(arm_effects: ArmEffects) -> str:
     return f"{arm} cannot be told from the reference in {metric} at any of the {len(effects)} sizes."
 
 
-def _trend(arm: ArmEffects) -> str:
+def _trend_sentence(arm: ArmEffects) -> str:
     if arm.trend is None:
         return ""
     slope = arm.trend.slope
@@ -88,11 +88,11 @@ def _trend(arm: ArmEffects) -> str:
     if not arm.trend.is_straight:
         return f"Its effects lie on no straight line over size: {value} per tenfold size is no summary of them."
     if slope.low > 0 or slope.high < 0:
-        return f"Its effect moves by {value} per tenfold size, {_direction(arm)}."
+        return f"Its effect moves by {value} per tenfold size, {_direction_text(arm)}."
     return f"That its effect moves with size is not known: {value} per tenfold size."
 
 
-def _direction(arm: ArmEffects) -> str:
+def _direction_text(arm: ArmEffects) -> str:
     """Words for the slope: whether larger models gain or lose by the arm."""
     assert arm.trend is not None
     helps = (arm.trend.slope.value < 0) == (arm.objective.mode == "min")
@@ -116,7 +116,7 @@ def missing_trend_sentence(result: LadderResult) -> str:
     )
 
 
-def _furthest(result: LadderResult) -> list[tuple[SizeFacts, SizeFacts, OrderAgreement]]:
+def _furthest_agreement(result: LadderResult) -> list[tuple[SizeFacts, SizeFacts, OrderAgreement]]:
     """The agreement of the smallest size with the largest; empty if no two sizes can be compared."""
     return max(
         ([agreement] for agreement in result.agreements),
@@ -137,7 +137,7 @@ def share_text(agreement: OrderAgreement) -> str:
     return f"{value} % ({LEVEL}: {low} to {high} %)"
 
 
-def _sizes(sizes: Sequence[SizeFacts]) -> str:
+def _sizes_text(sizes: Sequence[SizeFacts]) -> str:
     return ", ".join(size_text(size) for size in sizes) or "no size"
 
 

@@ -118,12 +118,12 @@ def num_arms(file: SweepFile) -> int:
             )
         for point in points:
             config.resolve(file, point)
-        return _checked(len(points), search)
+        return _checked_num_arms(len(points), search)
     if search.trials is None:
         raise UserError(f"search.trials: is missing; sampler {search.sampler} needs a number, for example trials: 6")
     distinct_points = finite_points(file, min(search.trials, MAX_TRIALS))
     trials = search.trials if distinct_points is None else len(distinct_points)
-    return _checked(max(trials, len(named_points(file))), search)
+    return _checked_num_arms(max(trials, len(named_points(file))), search)
 
 
 def lacking_points(file: SweepFile) -> str:
@@ -137,7 +137,7 @@ def lacking_points(file: SweepFile) -> str:
     )
 
 
-def _checked(num_arms: int, search: Search) -> int:
+def _checked_num_arms(num_arms: int, search: Search) -> int:
     if num_arms * search.replicates > MAX_TRIALS:
         trials = f"{num_arms:,} arms × {search.replicates:,} replicates are {num_arms * search.replicates:,} trials"
         raise UserError(f"search: {trials}; a sweep has at most {MAX_TRIALS:,}")

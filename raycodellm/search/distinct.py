@@ -103,7 +103,7 @@ class DistinctSampler(BaseSampler):
         return space
 
     @cached_property
-    def _listed(self) -> list[Point] | None:
+    def _all_points(self) -> list[Point] | None:
         """All points; None where they are too many to list."""
         points = finite_points(self._file, MAX_GRID_POINTS)
         return None if points is None else [by_key(self._file, point) for point in points]
@@ -121,13 +121,13 @@ class DistinctSampler(BaseSampler):
         sampler, generator = self._sampler_for(trial), random.Random(self._seed_of(trial))
         for _ in range(_GP_TRIES if self._name == "gp" else _TRIES):
             yield self._proposal(sampler, study, trial, fixed)
-        if self._listed is None:
+        if self._all_points is None:
             sampler = RandomSampler(self._seed_of(trial))
             for _ in range(_RANDOM_TRIES):
                 yield self._proposal(sampler, study, trial, fixed)
         else:
             agreeing = [
-                point for point in self._listed if all(fixed.get(key, point[key]) == point[key] for key in point)
+                point for point in self._all_points if all(fixed.get(key, point[key]) == point[key] for key in point)
             ]
             yield from generator.sample(agreeing, len(agreeing))
 

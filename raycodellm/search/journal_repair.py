@@ -52,7 +52,7 @@ def read_journal(path: Path, file: SweepFile, results: Mapping[int, TrialResult]
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     if lines:
         lines.pop()  # empty, or the half line of a process that was killed while it wrote
-    entries = [_entry(line) for line in lines]
+    entries = [_parsed_entry(line) for line in lines]
     trials, refused = _replay([entry for entry in entries if entry is not None])
     if refused:
         good = [index for index, entry in enumerate(entries) if entry is not None]
@@ -66,7 +66,7 @@ def read_journal(path: Path, file: SweepFile, results: Mapping[int, TrialResult]
     return Journal(trials, tuple(index + 1 for index in bad))
 
 
-def _entry(line: bytes) -> Entry | None:
+def _parsed_entry(line: bytes) -> Entry | None:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -162,11 +162,11 @@ def rebuild_journal(
     new_path = path.with_name(f"{path.name}.making")
     new_path.unlink(missing_ok=True)
     study, sweep = create_study(open_journal(new_path), file), file.example()
-    breached = _breaches(sweep, {number: results[number] for number in results if number not in reopened})
+    breached = _known_breaches(sweep, {number: results[number] for number in results if number not in reopened})
     repaired = []
     for number in range(max([len(trials), *(n + 1 for n in (*results, *reopened))])):
         damaged = trials[number] if number < len(trials) else None
-        trial = _trial(file, sweep, damaged, results.get(number), number in reopened)
+        trial = _repaired_trial(file, sweep, damaged, results.get(number), number in reopened)
         for name in breached.get(number, {}).keys() - trial.constraints.keys():
             trial.set_constraint(name, breached[number][name])
         repaired.append(trial)
@@ -178,7 +178,7 @@ def rebuild_journal(
     os.replace(new_path, path)
 
 
-def _breaches(sweep: Sweep, results: Mapping[int, TrialResult]) -> dict[int, dict[str, float]]:
+def _known_breaches(sweep: Sweep, results: Mapping[int, TrialResult]) -> dict[int, dict[str, float]]:
     """How far each complete trial is beyond each constraint; empty if this is not known of all of them."""
     complete = {number: result for number, result in results.items() if result.state == "complete"}
     reference = complete.get(REFERENCE_TRIAL)
@@ -190,7 +190,7 @@ def _breaches(sweep: Sweep, results: Mapping[int, TrialResult]) -> dict[int, dic
     return by_trial if is_known else {}
 
 
-def _trial(
+def _repaired_trial(
     file: SweepFile, sweep: Sweep, damaged: FrozenTrial | None, result: TrialResult | None, is_reopened: bool
 ) -> FrozenTrial:
     """The trial to write. `result` decides if it fits into the search space, else `damaged`, the trial of the damaged

@@ -125,10 +125,10 @@ def confirmation_news(
     if looks_before is None and looks.phase == "confirm" and any(row.get("phase") == "confirm" for row in rows):
         look_name = f"look {looks.look + 1} of {len(confirm.seeds)}, at {confirm.seeds[looks.look]} fresh seeds each"
         arms = [names[arm] for arm in sorted({trial.arm for trial in looks.pending})]
-        return [f"the confirmation goes on with {look_name}: {listed(arms)}"]
+        return [f"the confirmation goes on with {look_name}: {enumeration(arms)}"]
     news = []
     if confirm.begun is not None and looks_before is not None and looks_before.phase == "search" and looks_before.arms:
-        arms_text = listed([str(arm) for arm in looks.arms])
+        arms_text = enumeration([str(arm) for arm in looks.arms])
         return [f"the added trials have ended; the confirmed arms stay {arms_text}, which were chosen before"]
     if looks_before is None or looks_before.phase == "search":
         news.append(_search_end_text(looks, confirm.seeds, names))
@@ -142,7 +142,7 @@ def confirmation_news(
 def _search_end_text(looks: Looks, seeds: Sequence[int], names: Mapping[int, str]) -> str:
     if not looks.arms:
         return "the search is over: no arm beside the reference has a score, so none is confirmed"
-    arms = listed([names[arm] for arm in looks.arms])
+    arms = enumeration([names[arm] for arm in looks.arms])
     return (
         f"the search is over: {arms} and the reference, {names[looks.reference or 0]}, are confirmed with "
         f"{seeds[0]} fresh seeds each, at most {seeds[-1]}"
@@ -173,18 +173,18 @@ def _next_step(looks: Looks, seeds: Sequence[int]) -> str:
     if looks.phase == "confirm":
         num_more = seeds[looks.look] - seeds[looks.look - 1]
         arms = sorted({trial.arm for trial in looks.pending})
-        return f"{num_more} more seed{'s' * (num_more > 1)} for {arms_said(arms)}"
+        return f"{num_more} more seed{'s' * (num_more > 1)} for {arms_phrase(arms)}"
     is_known = all(arm_verdict.word != "not known" for arm_verdict in looks.verdicts)
     if is_known:
         return "every verdict is known"
     return "this was the last look" if looks.look + 1 == len(seeds) else "no further look would tell"
 
 
-def arms_said(arms: Sequence[int]) -> str:
+def arms_phrase(arms: Sequence[int]) -> str:
     """`arm 3`, or `arms 3, 5 and 7`."""
-    return f"arm{'s' * (len(arms) > 1)} {listed([str(arm) for arm in arms])}"
+    return f"arm{'s' * (len(arms) > 1)} {enumeration([str(arm) for arm in arms])}"
 
 
-def listed(names: Sequence[str]) -> str:
+def enumeration(names: Sequence[str]) -> str:
     """`a`, or `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -87,7 +87,7 @@ def _why_refused(run: Run, saved: SweepFile, key: str) -> str | None:
         return continuing.why_not_more(saved, run.file, key, run.results_at_start)
     if not are_only_tasks([key]):
         return ""
-    return why_not_added(saved, run.file, {task for result in _complete(run) for task in result.tasks})
+    return why_not_added(saved, run.file, {task for result in _complete_results(run) for task in result.tasks})
 
 
 def changed_keys(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
@@ -156,19 +156,19 @@ def lacking_tasks(run: Run) -> dict[int, list[str]]:
     if any(parameter.name.startswith(_TASK_KEYS) for parameter in run.file.parameters):
         return {}  # each trial has tasks of its own
     asked_tasks = evaluation.asked_tasks(run.sweep.evaluation)
-    results = [result for result in _complete(run) if result.tasks]
+    results = [result for result in _complete_results(run) if result.tasks]
     missing_tasks = {result.number: [task for task in asked_tasks if task not in result.tasks] for result in results}
     return {number: tasks for number, tasks in missing_tasks.items() if tasks}
 
 
-def _complete(run: Run) -> list[TrialResult]:
+def _complete_results(run: Run) -> list[TrialResult]:
     results = [files.result for files in run.at_start.values()]
     return [result for result in results if result is not None and result.state == "complete"]
 
 
 def require_models(run: Run) -> None:
     """Raises `UserError` where the model of a complete trial cannot be evaluated on another task."""
-    for result in _complete(run):
+    for result in _complete_results(run):
         if result.model:  # a given model: `fix_contents` finds that it is gone or has changed
             continue
         last_stage = run.storage / "stages" / result.stages[-1] if result.stages else None

@@ -89,9 +89,9 @@ class Owner(Lease):
             self.heartbeat.stale,
             self.heartbeat.settle,
         )
-        self.machine = _machine() if machine is None else machine
+        self.machine = _machine_name() if machine is None else machine
         self.is_asked_to_stop = self._is_stopping = False
-        self.created = _created(os.getpid())
+        self.created = _process_start(os.getpid())
         self.generation = 1
         """One more than that of the driver before, as far as its file tells."""
         self.usurper: str | None = None
@@ -248,7 +248,7 @@ class Owner(Lease):
         """True if the file's driver is a running process of this machine."""
         if not self._is_of_this_machine(content):
             return False
-        created = _created(int(content["pid"]))
+        created = _process_start(int(content["pid"]))
         return created is not None and abs(created - float(content["created"])) < _CREATED_SECONDS
 
     def _is_of_this_machine(self, content: Mapping[str, Any]) -> bool:
@@ -351,7 +351,7 @@ def _parsed(version: Seen | None) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and {"holder", "token"} <= set(content) else None
 
 
-def _machine() -> str:
+def _machine_name() -> str:
     """A name for this boot of this machine and container. Processes with the same name see each other's numbers."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -360,7 +360,7 @@ def _machine() -> str:
         return ""
 
 
-def _created(pid: int) -> float | None:
+def _process_start(pid: int) -> float | None:
     """When the process started, Unix seconds; None when it has ended."""
     import psutil
 

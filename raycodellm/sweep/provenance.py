@@ -57,7 +57,7 @@ def fix_contents(run: Run, num_left: int = 1) -> Contents | None:
         if num_left > 0:
             raise
         return None
-    now = {"recipe": RECIPE_VERSION, "compiled": _compiled(run), **as_json(contents)}
+    now = {"recipe": RECIPE_VERSION, "compiled": _uses_compilation(run), **as_json(contents)}
     # The units of tasks, and which run code, follow from their contents; where a model lies changes no result.
     addresses = {ADDRESSES: now.pop(ADDRESSES)}
     del now["units"], now["running_code"]
@@ -138,7 +138,8 @@ def _kept_contents(run: Run, contents: dict[str, Any]) -> dict[str, Any]:
     return contents
 
 
-def _compiled(run: Run) -> bool:
+def _uses_compilation(run: Run) -> bool:
+    """True if compilation changes numbers of a stage that a trial may train."""
     compiled = run.sweep.scaling.deepspeed.compile
     points = (config.resolve(run.file, point) for point in run.file.probe_points())
     return compiled and any(

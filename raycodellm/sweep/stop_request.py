@@ -55,12 +55,12 @@ def stop(
                 last_content = owner.ask_to_stop(content)
         if now - said_at >= SAY_SECONDS:
             said_at = now
-            say(f"waiting for {driver}, {now - began:.0f} s so far: {_waits_for(owner, content)}")
+            say(f"waiting for {driver}, {now - began:.0f} s so far: {_wait_reason(owner, content)}")
         sleep(owner.heartbeat.look)
     return driver
 
 
-def _waits_for(owner: Owner, content: Mapping[str, Any]) -> str:
+def _wait_reason(owner: Owner, content: Mapping[str, Any]) -> str:
     if owner.runs_here(content) or content.get(STOP) == HEARD:
         return "running stages save their checkpoints"
     return "it has not answered yet"

@@ -91,12 +91,12 @@ def _usable_trials(file: SweepFile, folder: Folder) -> tuple[list[PriorTrial], C
         fault = f"has no complete trial with {missing_metrics[0]}" if complete else "has no complete trial"
         raise UserError(f"{file.origin}: {_KEY}: {folder} {fault}, so nothing can be learned from it; remove it")
     point = search.reference_point(file) if settings.constraints else None
-    same = (row for row in complete if point is not None and _point(file, other_file, params_of(row)) == point)
+    same = (row for row in complete if point is not None and _point_of_space(file, other_file, params_of(row)) == point)
     reference = next(same, None)
     usable: list[PriorTrial] = []
     why_not: Counter[str] = Counter()
     for row in rows:
-        trial = _trial(file, other_file, folder, row, reference)
+        trial = _prior_trial(file, other_file, folder, row, reference)
         if isinstance(trial, str):
             why_not[trial] += 1
         else:
@@ -104,7 +104,9 @@ def _usable_trials(file: SweepFile, folder: Folder) -> tuple[list[PriorTrial], C
     return usable, why_not
 
 
-def _trial(file: SweepFile, other_file: SweepFile, folder: Folder, row: Row, reference: Row | None) -> PriorTrial | str:
+def _prior_trial(
+    file: SweepFile, other_file: SweepFile, folder: Folder, row: Row, reference: Row | None
+) -> PriorTrial | str:
     """The trial as a prior trial, or the reason why it is left out."""
     settings = file.example().search
     if row["state"] != "complete":
@@ -112,7 +114,7 @@ def _trial(file: SweepFile, other_file: SweepFile, folder: Folder, row: Row, ref
     values = [metric_of(row, objective.metric) for objective in settings.objectives]
     if None in values:
         return "without the objective"
-    params = _point(file, other_file, params_of(row))
+    params = _point_of_space(file, other_file, params_of(row))
     if isinstance(params, str):
         return params
     metrics = {constraint.metric: metric_of(row, constraint.metric) for constraint in settings.constraints}
@@ -131,7 +133,7 @@ def _without_none(metrics: Mapping[str, float | None]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if value is not None}
 
 
-def _point(file: SweepFile, other_file: SweepFile, params: Mapping[str, Any]) -> dict[str, Any] | str:
+def _point_of_space(file: SweepFile, other_file: SweepFile, params: Mapping[str, Any]) -> dict[str, Any] | str:
     """The trial's parameters as a whole point of this sweep's space, or the reason why they are not one.
 
     A parameter that the other sweep did not search has the value that the other file gives. A parameter that only the
@@ -140,7 +142,7 @@ def _point(file: SweepFile, other_file: SweepFile, params: Mapping[str, Any]) ->
     values = {
         name: params[name] if name in params else config.value_at(other_file, name, params) for name in file.domains
     }
-    values = {name: _as_searched(file.domains[name], value) for name, value in values.items() if value is not None}
+    values = {name: _value_of_space(file.domains[name], value) for name, value in values.items() if value is not None}
     try:
         point = search.whole_point(file, values)
     except KeyError as missing:
@@ -152,7 +154,7 @@ def _point(file: SweepFile, other_file: SweepFile, params: Mapping[str, Any]) ->
     return point if is_inside and search.distributions(file, point) is not None else "outside the space"
 
 
-def _as_searched(domain: Domain, value: Any) -> Any:
+def _value_of_space(domain: Domain, value: Any) -> Any:
     """A value of a table as the space has it: an option of several types stands there as text."""
     options = domain.options if domain.kind == "choice" else ()
     return next((option for option in options if option == value or str(option) == value), value)

@@ -123,7 +123,7 @@ class Watchdog:
                 self._drain()
         except (ray.exceptions.RayError, SweepLost) as error:
             self.stopper.lost.set()
-            explained = self._explained(error)
+            explained = self._as_sweep_lost(error)
             if not explained.head_lost:
                 thread.join(SETTLE_SECONDS)
             raise explained from error
@@ -147,7 +147,7 @@ class Watchdog:
             self.monitor.training(snapshot, self.results.all())
         if snapshot.abandoned is not None:
             self.stopper.lost.set()
-            raise self._explained(SweepLost(snapshot.abandoned))
+            raise self._as_sweep_lost(SweepLost(snapshot.abandoned))
 
     def _look(self) -> None:
         if self.stopper.stopping.is_set() and not self.asked_to_stop:
@@ -225,7 +225,8 @@ class Watchdog:
                 if time.monotonic() > until:
                     raise
 
-    def _explained(self, error: Exception) -> SweepLost:
+    def _as_sweep_lost(self, error: Exception) -> SweepLost:
+        """The error as a `SweepLost`, whose message says the cause and how to continue."""
         import ray
 
         if isinstance(error, SweepLost):
