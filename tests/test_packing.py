@@ -167,7 +167,7 @@ def test_a_damaged_packing_is_made_again(tmp_path, damage):
     }[damage]
     store.folder.write_bytes(name, damaged)
     again = TokenStore.open(store.folder)
-    assert read_packing(store.folder, name, again._made_of(40, Reading("best_fit"))) is None
+    assert read_packing(store.folder, name, again._packing_fingerprint(40, Reading("best_fit"))) is None
     assert again.read(np.arange(10), 40, "best_fit")[0].tolist() == expected
     assert store.folder.read_bytes(name) == whole
 

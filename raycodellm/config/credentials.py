@@ -26,11 +26,11 @@ def without_credentials(text: str) -> str:
     return _CREDENTIALS.sub("***@", text)
 
 
-def refuse_credentials(value: Any, where: str = "") -> None:
+def refuse_credentials(value: Any, prefix: str = "") -> None:
     """Raises `UserError` when `value`, or any text inside its lists and mappings, is an address with a key in it.
 
     Addresses are written to the records of a run, to Ray's records and to the terminal; a secret must be in none of
-    them. `where`: text before the key under which the address was found, such as the name of the file.
+    them. `prefix`: text before the key under which the address was found, such as the name of the file.
     """
     for path, text in _texts(value, (), set()):
         if _CREDENTIALS.search(text):
@@ -38,8 +38,8 @@ def refuse_credentials(value: Any, where: str = "") -> None:
             names = _VARIABLES.get(scheme[1].lower() if scheme else "", "the environment variables of that service")
             key = without_credentials(".".join(map(str, path)))
             raise UserError(
-                f"{where}{key}{': ' if key else ''}found {without_credentials(text)[:100]!r}, an address with a key in "
-                f"it, which would stand in records and logs; leave the key out and set {names} (on every node)"
+                f"{prefix}{key}{': ' if key else ''}found {without_credentials(text)[:100]!r}, an address with a key "
+                f"in it, which would stand in records and logs; leave the key out and set {names} (on every node)"
             )
 
 

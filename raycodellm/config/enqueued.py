@@ -24,14 +24,16 @@ def enqueued_points(
     source left out has weight 0.
     """
     options = _options(tree)
-    return [_point(options, parameters, point, f"{origin}: search.enqueue.{n}") for n, point in enumerate(points)]
+    return [
+        _resolve_point(options, parameters, point, f"{origin}: search.enqueue.{n}") for n, point in enumerate(points)
+    ]
 
 
 def reference_point(
     tree: Mapping[str, Any], parameters: Sequence[Parameter], point: Mapping[str, Any], origin: str
 ) -> dict[str, Any]:
     """The point of `search.reference`, read as one of `search.enqueue` is."""
-    return _point(_options(tree), parameters, point, f"{origin}: search.reference")
+    return _resolve_point(_options(tree), parameters, point, f"{origin}: search.reference")
 
 
 def _options(tree: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -42,8 +44,8 @@ def _options(tree: Mapping[str, Any]) -> dict[str, list[Any]]:
     return options
 
 
-def _point(
-    options: Mapping[str, Sequence[Any]], parameters: Sequence[Parameter], point: Mapping[str, Any], where: str
+def _resolve_point(
+    options: Mapping[str, Sequence[Any]], parameters: Sequence[Parameter], point: Mapping[str, Any], location: str
 ) -> dict[str, Any]:
     names = dict.fromkeys(parameter.name for parameter in parameters)
     mixtures = list(dict.fromkeys(parameter.domain.simplex for parameter in parameters if parameter.domain.simplex))
@@ -53,41 +55,41 @@ def _point(
         name, value = pending.pop(0)
         named_mixtures = [mixture for mixture in mixtures if mixture.name == name and name not in names]
         if named_mixtures:
-            pending += _weight_of_each(named_mixtures, value, where).items()
+            pending += _weight_of_each(named_mixtures, value, location).items()
             continue
         if name not in names:
             full_name = next((full_name for full_name in names if full_name.startswith(f"{name}.")), None)
             if full_name is not None:
                 raise UserError(
-                    f"{where}: {shown(name)} is part of a path; give each parameter by its whole path: {full_name}"
+                    f"{location}: {shown(name)} is part of a path; give each parameter by its whole path: {full_name}"
                 )
-            raise UserError(f"{where}: {shown(name)} is not searched over; {suggest(name, names)}")
+            raise UserError(f"{location}: {shown(name)} is not searched over; {suggest(name, names)}")
         if options.get(name):
-            inside, value = _match(name, options[name], value, where)
+            inside, value = _match_option(name, options[name], value, location)
             pending += inside.items()
         if name in resolved and not is_same(resolved[name], value):
-            raise UserError(f"{where}.{name}: found {shown(resolved[name])} and {shown(value)}; say one value")
+            raise UserError(f"{location}.{name}: found {shown(resolved[name])} and {shown(value)}; say one value")
         resolved[name] = value
     for name, value in resolved.items():
-        _check(name, value, resolved, [parameter for parameter in parameters if parameter.name == name], where)
+        _check_value(name, value, resolved, [parameter for parameter in parameters if parameter.name == name], location)
     for mixture in mixtures:
-        _complete(mixture, resolved, where)
+        _complete_mixture(mixture, resolved, location)
     return resolved
 
 
-def _weight_of_each(mixtures: Sequence[Simplex], value: Any, where: str) -> dict[str, Any]:
+def _weight_of_each(mixtures: Sequence[Simplex], value: Any, location: str) -> dict[str, Any]:
     """The weights of a whole mixture by the names of their parameters; 0 for a source that `value` leaves out."""
     if not isinstance(value, dict):
-        raise UserError(f"{where}.{mixtures[0].name}: found {shown(value)}; give each source its weight")
+        raise UserError(f"{location}.{mixtures[0].name}: found {shown(value)}; give each source its weight")
     fitting = next((mixture for mixture in mixtures if value.keys() <= set(mixture.sources)), mixtures[0])
     for source in value:
         if source not in fitting.sources:
             hint = suggest(source, fitting.sources)
-            raise UserError(f"{where}.{fitting.name}: {shown(source)} is no source of the search; {hint}")
+            raise UserError(f"{location}.{fitting.name}: {shown(source)} is no source of the search; {hint}")
     return dict(zip(fitting.names, (value.get(source, 0.0) for source in fitting.sources), strict=True))
 
 
-def _complete(mixture: Simplex, resolved: dict[str, Any], where: str) -> None:
+def _complete_mixture(mixture: Simplex, resolved: dict[str, Any], location: str) -> None:
     """Puts the weights of `mixture`, if `resolved` names them, as the search has them. Raises `UserError` for a mixture
     that is not whole."""
     given_names = [name for name in mixture.names if name in resolved]
@@ -96,26 +98,28 @@ def _complete(mixture: Simplex, resolved: dict[str, Any], where: str) -> None:
     missing_names = [name for name in mixture.names if name not in resolved]
     if missing_names:
         raise UserError(
-            f"{where}: has {given_names[0]}, but not {missing_names[0]}; name every source of a mixture, 0 for none"
+            f"{location}: has {given_names[0]}, but not {missing_names[0]}; name every source of a mixture, 0 for none"
         )
     total = math.fsum(resolved[name] for name in given_names)
     if abs(total - 1.0) > 1e-6:
-        raise UserError(f"{where}.{mixture.name}: the weights add up to {total:g}; make them add up to 1")
+        raise UserError(f"{location}.{mixture.name}: the weights add up to {total:g}; make them add up to 1")
     resolved |= zip(given_names, mixture.as_sampled([resolved[name] for name in given_names]), strict=True)
 
 
-def _check(name: str, value: Any, resolved: Mapping[str, Any], parameters: Sequence[Parameter], where: str) -> None:
+def _check_value(
+    name: str, value: Any, resolved: Mapping[str, Any], parameters: Sequence[Parameter], location: str
+) -> None:
     possible = [parameter for parameter in parameters if _may_be_active(parameter, resolved)]
     if not possible:
-        raise UserError(f"{where}.{name}: has no meaning with the options that the point chooses; remove it")
+        raise UserError(f"{location}.{name}: has no meaning with the options that the point chooses; remove it")
     fitting = [parameter for parameter in possible if parameter.domain.holds(value)]
     if not fitting:
         spaces = " or ".join(dict.fromkeys(str(parameter.domain) for parameter in possible))
-        raise UserError(f"{where}.{name}: {shown(value)} is outside its search space {spaces}")
+        raise UserError(f"{location}.{name}: {shown(value)} is outside its search space {spaces}")
     if len(fitting) < len(possible):
         choice = possible[0].conditions[0][-1][0] if possible[0].conditions[0] else name
         raise UserError(
-            f"{where}.{name}: {shown(value)} is inside its search space in some options of {choice} only; "
+            f"{location}.{name}: {shown(value)} is inside its search space in some options of {choice} only; "
             f"say {choice} too"
         )
 
@@ -137,15 +141,19 @@ def _searches(tree: Any, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]
             yield from _searches(option, name)
 
 
-def _match(name: str, options: Sequence[Any], value: Any, where: str) -> tuple[dict[str, Any], Any]:
+def _match_option(name: str, options: Sequence[Any], value: Any, location: str) -> tuple[dict[str, Any], Any]:
     """(values of the searches inside, label) of the option that `value` names; ({}, `value`) if it names none."""
     if not isinstance(value, (dict, list)):
         return {}, value
     if any(is_same(option_label(option), option_label(value)) for option in options):
         return {}, option_label(value)
-    matched = [(inside, option_label(o)) for o in options if (inside := _inner_values(name, o, value)) is not None]
+    matched = [
+        (inside, option_label(option))
+        for option in options
+        if (inside := _inner_values(name, option, value)) is not None
+    ]
     if any(not is_same(label, matched[0][1]) for _, label in matched):
-        raise UserError(f"{where}.{name}: {shown(value)} fits {len(matched)} options; say more of the one meant")
+        raise UserError(f"{location}.{name}: {shown(value)} fits {len(matched)} options; say more of the one meant")
     return matched[0] if matched else ({}, value)
 
 

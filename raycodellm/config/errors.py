@@ -77,10 +77,10 @@ def nearest_place(path: str) -> str:
     place = Path(path).expanduser()
     if place.exists():
         return f"that is a {'folder' if place.is_dir() else 'file'}"
-    way = [place, *place.parents, Path()]
-    number, folder = next((number, one) for number, one in enumerate(way) if one.exists())
+    folders = [place, *place.parents, Path()]
+    number, folder = next((number, folder) for number, folder in enumerate(folders) if folder.exists())
     try:
-        near = nearest(way[number - 1].name, itertools.islice(os.listdir(folder), _COMPARED))
+        name = nearest(folders[number - 1].name, itertools.islice(os.listdir(folder), _COMPARED))
     except OSError:  # a file, or a folder that may not be read
-        near = None
-    return f"did you mean {folder / near}?" if near else f"the nearest folder that exists is {folder.absolute()}"
+        name = None
+    return f"did you mean {folder / name}?" if name else f"the nearest folder that exists is {folder.absolute()}"

@@ -62,7 +62,7 @@ class Carried:
     num_arms: int
     """Without the reference."""
     points: Sequence[Mapping[str, Any]] = ()
-    """As in `search.enqueue`; none while the smallest size has not chosen them."""
+    """The arms' points, as in `search.enqueue`; none while the smallest size has not chosen them."""
 
 
 def size_tree(

@@ -111,7 +111,7 @@ def _is_mapping(part: Any) -> bool:
 
 def _explain_one(item: Mapping[str, Any], tree: dict[str, Any]) -> str:
     path = tuple(part for part in _path_in(tree, item["loc"]) if part != "[key]")  # pydantic's word for a name
-    key = _dotted(tree, path)
+    key = _path_text(tree, path)
     if item["type"] == "extra_forbidden":
         return f"{key}: unknown key; {_suggest_key(path)}"
     if item["type"] == "missing":
@@ -173,7 +173,7 @@ def _is_union_branch(part: Any) -> bool:
     )
 
 
-def _dotted(tree: dict[str, Any], path: tuple[Any, ...]) -> str:
+def _path_text(tree: dict[str, Any], path: tuple[Any, ...]) -> str:
     """The path as text, a stage by its name: `stages.pretrain.tokens`."""
     if len(path) > 1 and path[0] == "stages" and isinstance(path[1], int):
         try:

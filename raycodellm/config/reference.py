@@ -130,7 +130,7 @@ def _class_docstring(model: type[BaseModel]) -> str:
 
 
 def _anchor(path: str) -> str:
-    """As GitHub makes it from a heading."""
+    """The anchor that GitHub gives a heading."""
     return "".join(c for c in path.lower() if c.isalnum() or c in "-_")
 
 

@@ -122,9 +122,9 @@ class Simplex:
         place, remaining = len(earlier), self._room - sum(earlier)
         return max(0, remaining - sum(self._widths[place + 1 :])), min(self._widths[place], remaining)
 
-    def _quantile(self, place: int, least: int, most: int, used: int, unit: float) -> int:
+    def _quantile(self, place: int, least: int, most: int, sum_before: int, unit: float) -> int:
         """The value above the low that a share of `unit` of all mixtures exceeds, given what the sources before use."""
-        volume, remaining = _volume_below(self._widths[place + 1 :]), self._room - used
+        volume, remaining = _volume_below(self._widths[place + 1 :]), self._room - sum_before
         outside = volume(remaining - most)
         target = unit * (volume(remaining - least) - outside)
         low, high = float(least), float(most)

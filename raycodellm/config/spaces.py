@@ -245,10 +245,10 @@ def _merge_searches(searches: Sequence[_Search], origin: str) -> tuple[Parameter
     return tuple(parameters)
 
 
-def _both_hold(one: Condition, other: Condition) -> bool:
+def _both_hold(first: Condition, second: Condition) -> bool:
     """True if one point may satisfy both conditions: no choice has two different options in them."""
-    labels = dict(one)
-    return all(name not in labels or is_same(labels[name], label) for name, label in other)
+    labels = dict(first)
+    return all(name not in labels or is_same(labels[name], label) for name, label in second)
 
 
 def _summary(option: Any) -> str:
@@ -310,7 +310,7 @@ def hull(domains: Sequence[Domain]) -> Domain:
     if len(domains) == 1:
         return domains[0]
     if any(domain.kind == "choice" for domain in domains):
-        return Domain("choice", options=tuple(dict.fromkeys(o for domain in domains for o in domain.options)))
+        return Domain("choice", options=tuple(dict.fromkeys(option for domain in domains for option in domain.options)))
     kinds = {domain.kind for domain in domains}
     low, high = min(domain.low for domain in domains), max(domain.high for domain in domains)
     return replace(domains[0], kind=kinds.pop() if len(kinds) == 1 else "uniform", low=low, high=high)

@@ -243,7 +243,7 @@ class Stage(Frozen):
                 f"learning_rate.warmup_steps {warm:,} end after the decay begins: decay {rate.decay:g} are the last of "
                 f"{self.num_steps:,} steps; use at most {math.floor(self._steps_before_decay):,}, or a smaller decay"
             )
-        ways = [w for w in ("code_ratio", "weights", "phases") if getattr(self, w) is not None]
+        ways = [way for way in ("code_ratio", "weights", "phases") if getattr(self, way) is not None]
         if len(ways) != 1:
             found = f"{' and '.join(ways)}: keep one (--set KEY=null removes a key)" if ways else "none"
             raise ValueError(f"a mixture needs exactly one of code_ratio, weights, phases; found {found}")

@@ -137,10 +137,10 @@ def parse(text: str, origin: str = "sweep file", overrides: tuple[str, ...] = ()
         content = "is empty" if tree is None else f"holds {'a list' if isinstance(tree, list) else shown(tree)}"
         raise UserError(f"{origin}: {content}, and a sweep file has keys and values; start with name: and stages:")
     # The stages before the overrides, for one spelling of each path; what holds for all stages after them.
-    tree = _current(tree, origin, keep_scaling=True)
+    tree = _in_current_spelling(tree, origin, keep_scaling=True)
     for override in overrides:
-        _set(tree, override)
-    tree = _current(tree, origin)
+        _apply_override(tree, override)
+    tree = _in_current_spelling(tree, origin)
     refuse_credentials(tree, f"{origin}: ")
     file = SweepFile(tree, origin, find_parameters(tree, origin))
     probes = sum(len(parameter.conditions) * len(parameter.domain.probes()) for parameter in file.parameters)
@@ -154,7 +154,7 @@ def parse(text: str, origin: str = "sweep file", overrides: tuple[str, ...] = ()
     return file
 
 
-def _current(tree: dict[str, Any], origin: str, *, keep_scaling: bool = False) -> dict[str, Any]:
+def _in_current_spelling(tree: dict[str, Any], origin: str, *, keep_scaling: bool = False) -> dict[str, Any]:
     try:
         return in_current_spelling(tree, keep_scaling=keep_scaling)
     except ValueError as error:
@@ -206,7 +206,7 @@ def _resolve_probe(file: SweepFile, point: Mapping[str, Any]) -> Sweep:
         raise UserError(f"{error} (a value of its search, {domain.kind} over {domain}; use {use})") from error
 
 
-def _set(tree: dict[str, Any], override: str) -> None:
+def _apply_override(tree: dict[str, Any], override: str) -> None:
     """Applies one `--set` override to the tree, in place."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
@@ -284,7 +284,7 @@ def resolved_tree(file: SweepFile) -> dict[str, Any]:
 
 def _substitute(file: SweepFile, node: Any, path: tuple[Any, ...], params: Mapping[str, Any]) -> Any:
     if path and is_search(node):
-        return _choose(file, parameter_name(file.tree, path), node["search"], params)
+        return _value_of_search(file, parameter_name(file.tree, path), node["search"], params)
     if isinstance(node, dict):
         return {key: _substitute(file, child, (*path, key), params) for key, child in node.items()}
     if isinstance(node, list):
@@ -292,7 +292,7 @@ def _substitute(file: SweepFile, node: Any, path: tuple[Any, ...], params: Mappi
     return node
 
 
-def _choose(file: SweepFile, name: str, spec: dict[str, Any], params: Mapping[str, Any]) -> Any:
+def _value_of_search(file: SweepFile, name: str, spec: dict[str, Any], params: Mapping[str, Any]) -> Any:
     kind, values = next(iter(spec.items()))
     if kind == "simplex" and isinstance(values, list):  # a phase's share
         parameters = sorted(
@@ -308,22 +308,22 @@ def _choose(file: SweepFile, name: str, spec: dict[str, Any], params: Mapping[st
     if kind != "choice":
         return params.get(name, values[0])
     if name not in params:
-        return _inside_option(file, values[0], name, params)
+        return _substitute_in_option(file, values[0], name, params)
     unique_labels = file.labels.get(name)
     labels = unique_labels if unique_labels and len(unique_labels) == len(values) else map(option_label, values)
     # A value that is no option stays as it is: the validation or the caller refuses it by its value.
     pairs = zip(values, labels, strict=True)
     option = next((option for option, label in pairs if is_same(label, params[name])), params[name])
-    return _inside_option(file, option, name, params)
+    return _substitute_in_option(file, option, name, params)
 
 
-def _inside_option(file: SweepFile, node: Any, name: str, params: Mapping[str, Any]) -> Any:
+def _substitute_in_option(file: SweepFile, node: Any, name: str, params: Mapping[str, Any]) -> Any:
     if is_search(node):
-        return _choose(file, name, node["search"], params)
+        return _value_of_search(file, name, node["search"], params)
     if isinstance(node, dict):
-        return {key: _inside_option(file, child, f"{name}.{key}", params) for key, child in node.items()}
+        return {key: _substitute_in_option(file, child, f"{name}.{key}", params) for key, child in node.items()}
     if isinstance(node, list):
-        return [_inside_option(file, child, f"{name}.{place}", params) for place, child in enumerate(node)]
+        return [_substitute_in_option(file, child, f"{name}.{place}", params) for place, child in enumerate(node)]
     return node
 
 
@@ -335,7 +335,7 @@ def value_at(file: SweepFile, name: str, params: Mapping[str, Any]) -> Any:
     path = head
     for part in rest:
         if is_search(node):
-            node = _choose(file, path, node["search"], params) if path in params else None
+            node = _value_of_search(file, path, node["search"], params) if path in params else None
         node = node.get(part) if isinstance(node, dict) else None
         path = f"{path}.{part}"
     return None if isinstance(node, dict) else node

@@ -21,8 +21,8 @@ def refuse_both_ways(tree: Any, origin: str) -> None:
     for place, node in _nodes(tree):
         for key, counts in TWO_WAYS.items():
             if _is_given(node.get(key)) and _is_given(node.get(counts)):
-                found = f"{key}: {shown(node[key])} and {counts}: {shown(node[counts])}"
-                raise UserError(f"{origin}: {place}: found {found}, two ways to say one thing; remove one of them")
+                pair = f"{key}: {shown(node[key])} and {counts}: {shown(node[counts])}"
+                raise UserError(f"{origin}: {place}: found {pair}, two ways to say one thing; remove one of them")
 
 
 def without_other_ways(tree: Any) -> None:
@@ -53,5 +53,5 @@ def _nodes(tree: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         yield place, tree
     inside = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, child in inside:
-        named = child.get("name", key) if place == "stages" and isinstance(child, dict) else key
-        yield from _nodes(child, f"{place}.{named}".lstrip("."))
+        name = child.get("name", key) if place == "stages" and isinstance(child, dict) else key
+        yield from _nodes(child, f"{place}.{name}".lstrip("."))

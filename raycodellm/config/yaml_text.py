@@ -31,19 +31,19 @@ def read_yaml(text: str, origin: str) -> Any:
         raise UserError(f"{origin}: has {len(text):,} characters; a sweep file has at most {MOST_CHARACTERS:,}")
     try:
         _check_size(text)
-        return _unshared(yaml.load(text, Loader=_PlainLoader))  # derives from SafeLoader, with fewer types
+        return _copy_without_aliases(yaml.load(text, Loader=_PlainLoader))  # derives from SafeLoader, with fewer types
     except yaml.YAMLError as error:
-        raise UserError(f"{origin}: is not valid YAML: {_explained(error)}") from error
+        raise UserError(f"{origin}: is not valid YAML: {_problem_line(error)}") from error
 
 
-def _unshared(value: Any) -> Any:
+def _copy_without_aliases(value: Any) -> Any:
     """A copy in which no two places share a list or mapping, as aliases make them do: `--set` changes one place."""
     if isinstance(value, dict):
-        return {key: _unshared(inner) for key, inner in value.items()}
-    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
+        return {key: _copy_without_aliases(inner) for key, inner in value.items()}
+    return [_copy_without_aliases(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _explained(error: yaml.YAMLError) -> str:
+def _problem_line(error: yaml.YAMLError) -> str:
     """The error in one line, without the lines of the file that YAML's own message quotes."""
     if not isinstance(error, yaml.MarkedYAMLError):
         return one_line(str(error), 160)

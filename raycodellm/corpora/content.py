@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 LONGEST_LINE = 64 * MIB
-"""Bytes of the longest record, and so of what is unpacked in memory at once. A task holds some ten times its longest
-record while it tokenises."""
+"""Bytes of the longest record, and so of the text that is unpacked in memory at once. A task holds some ten times
+its longest record while it tokenises."""
 LARGEST_BATCH = 4 << 30
 """Bytes of the largest Arrow batch or Parquet page. A file that asks for more memory is damaged, or made to fill it."""
 HUB = "hf://"
@@ -53,7 +53,7 @@ def pieces(part: Part, start: int = 0, piece_bytes: int = MIB) -> Iterator[bytes
     """The unpacked content of the part's whole file from a byte on, in pieces; of a packed file from the first byte."""
     codec = compression(part.uri)
     if codec:
-        yield from _unpacked(part, codec, piece_bytes)
+        yield from _unpacked_pieces(part, codec, piece_bytes)
         return
     with open_part(part) as file:
         file.seek(start)
@@ -81,7 +81,7 @@ def lines(part: Part) -> Iterator[tuple[int, bytes | SkipError]]:
     Places are bytes of the (unpacked) file. A line over `LONGEST_LINE` comes as a SkipError, in bounded memory.
     """
     place, is_ours = part.start, part.start == 0
-    if not is_ours:  # reads from one byte earlier, and drops what is left of the line before
+    if not is_ours:  # reads from one byte earlier, and drops the rest of the line before
         place -= 1
     parts: list[bytes] = []  # of the line at `place`; joined once, since a line may span many pieces
     size = 0
@@ -91,7 +91,7 @@ def lines(part: Part) -> Iterator[tuple[int, bytes | SkipError]]:
         size += len(line_end)
         for line_start in following:
             if is_ours:
-                yield place, _line(parts, size)
+                yield place, _join_line(parts, size)
             place += size + 1
             parts, size, is_ours = [line_start], len(line_start), True
         if size > LONGEST_LINE or not is_ours:
@@ -99,10 +99,10 @@ def lines(part: Part) -> Iterator[tuple[int, bytes | SkipError]]:
         if not is_ours and place + size >= part.stop:
             return  # the part holds nothing but the middle of one line
     if size and is_ours:
-        yield place, _line(parts, size)
+        yield place, _join_line(parts, size)
 
 
-def _line(parts: list[bytes], size: int) -> bytes | SkipError:
+def _join_line(parts: list[bytes], size: int) -> bytes | SkipError:
     return b"".join(parts) if size <= LONGEST_LINE else SkipError(f"line over {LONGEST_LINE // MIB} MiB")
 
 
@@ -124,12 +124,12 @@ def first_line(part: Part) -> bytes:
 # ----------------------------------------------------------------------------------------------------------- unpacking
 
 
-def _unpacked(part: Part, codec: str, piece_bytes: int) -> Iterator[bytes]:
+def _unpacked_pieces(part: Part, codec: str, piece_bytes: int) -> Iterator[bytes]:
     """The content of a packed file: every byte before damage, and then the error.
 
     The library gives no byte of a piece in which it meets damage. The file is then unpacked again in smaller pieces,
-    and from shortly before the damage on the packed bytes are given to the library one by one. It reads 64 KiB at once,
-    and later what it is given.
+    and from shortly before the damage on the packed bytes are given to the library one by one. The library reads 64 KiB
+    at once, later only the bytes that it is given.
     """
     num_given, slow_from = 0, None
     for read_bytes, read_ahead in ((piece_bytes, 1 << 16), (1 << 10, 1 << 10), (1, 0)):
@@ -163,7 +163,7 @@ class _SlowFile:
         return self._file.read(min(size, fast_bytes) if fast_bytes > 0 else 1)
 
     def close(self) -> None:
-        """`_unpacked` closes the file."""
+        """`_unpacked_pieces` closes the file."""
 
 
 # ----------------------------------------------------------------------------------------------- damage or a failure

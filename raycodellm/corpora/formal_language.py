@@ -7,7 +7,7 @@ The rules are those of Jiang et al. 2026 (Procedural Pretraining: Warming Up Lan
 * `shuffled`: the same, but each kind is balanced by itself, across the others (k-Dyck shuffle);
 * `identity`, `reverse`, `sort`, `set`, `union`, `delete`, `stack`: lines of `input | output` over whole numbers from 0
   to 99. `set` keeps the first of equal numbers; `union` does so over two lists `a ; b`; `delete` leaves out the number
-  behind the `;`; `stack` pushes each number, pops at each `-`, and tells what is left, from the bottom;
+  behind the `;`; `stack` pushes each number, pops at each `-`, and tells the remaining numbers, from the bottom;
 * `automaton`: rows of a ring of cells under Wolfram's rule 110, each made of the row before.
 
 Brackets are written `()[]{}<>`, or a capital letter that its small letter closes where a word has more than four kinds.

@@ -75,7 +75,7 @@ def library() -> Library:
     prose: list[Row] = []
     code: list[Row] = []
     instruct: list[Row] = []
-    for name, path in _files():
+    for name, path in _library_files():
         with tokenize.open(path) as file:  # heeds the file's coding line, and makes every line end "\n"
             module = Module(name, file.read())
         prose += module.docstrings()
@@ -93,7 +93,7 @@ def library() -> Library:
 def library_digest() -> str:
     """32 hex digits that change with the Python version and with any byte of the files used; about 50 ms."""
     digest = hashlib.blake2b(f"{GENERATOR_VERSION} {sys.version_info[:2]}".encode(), digest_size=16)
-    for name, path in (*_files(), ("topics", _root() / "pydoc_data" / "topics.py")):
+    for name, path in (*_library_files(), ("topics", _root() / "pydoc_data" / "topics.py")):
         data = path.read_bytes() if path.is_file() else b""
         digest.update(f"{name} {len(data)}\n".encode())
         digest.update(data)
@@ -104,12 +104,12 @@ def _root() -> Path:
     return Path(sysconfig.get_paths()["stdlib"])
 
 
-def _files() -> list[tuple[str, Path]]:
+def _library_files() -> list[tuple[str, Path]]:
     """(dotted module name, path) of every file that is read, sorted by name."""
     root = _root()
     modules = []
     for folder, names, files in os.walk(root):
-        names[:] = [n for n in names if n not in EXCLUDED_FOLDERS and not n.startswith(EXCLUDED_PREFIXES)]
+        names[:] = [name for name in names if name not in EXCLUDED_FOLDERS and not name.startswith(EXCLUDED_PREFIXES)]
         for name in files:
             if name.endswith(".py") and not name.startswith(EXCLUDED_PREFIXES):
                 path = Path(folder, name)
@@ -218,7 +218,10 @@ def _constant(statement: ast.stmt) -> object:
 
 def _does_nothing(node: _Function) -> bool:
     """True if only `pass`, `...` or `raise` follows the docstring, for which nobody would ask."""
-    return all(isinstance(s, ast.Pass | ast.Raise) or isinstance(_constant(s), str | EllipsisType) for s in node.body)
+    return all(
+        isinstance(statement, ast.Pass | ast.Raise) or isinstance(_constant(statement), str | EllipsisType)
+        for statement in node.body
+    )
 
 
 def _remove_docstring(lines: list[str | None], node: ast.Module | _Definition) -> None:

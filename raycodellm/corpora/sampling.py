@@ -29,7 +29,7 @@ def sample_texts(
     by_size = sorted(sources, key=lambda item: (item[1].num_bytes, item[1].fingerprint))
     for rank, (source, inputs) in enumerate(by_size):
         budget = remaining_bytes // (len(by_size) - rank)
-        for document in _draw(source, inputs, budget, seed, chunk_bytes):
+        for document in _draw_documents(source, inputs, budget, seed, chunk_bytes):
             data = document.content.encode()
             text = data[:budget].decode(errors="ignore")
             yield text
@@ -41,7 +41,7 @@ def sample_texts(
 
 def document_bytes(source: Source, inputs: SourceInputs) -> float:
     """Mean UTF-8 bytes of a document, from a few hundred documents; 0 if none can be read."""
-    documents = itertools.islice(_draw(source, inputs, 1 << 16, 0, 1 << 16), 300)
+    documents = itertools.islice(_draw_documents(source, inputs, 1 << 16, 0, 1 << 16), 300)
     sizes = [len(document.content.encode()) for document in documents]
     return sum(sizes) / max(1, len(sizes))
 
@@ -52,7 +52,9 @@ def text_bytes(inputs: SourceInputs) -> int:
     return sum(int(file.num_bytes * (_PACKED_TEXT if compression(file.uri) else per_byte)) for file in inputs.files)
 
 
-def _draw(source: Source, inputs: SourceInputs, budget: int, seed: int, chunk_bytes: int) -> Iterator[Document]:
+def _draw_documents(
+    source: Source, inputs: SourceInputs, budget: int, seed: int, chunk_bytes: int
+) -> Iterator[Document]:
     """Documents of small parts of the files, in an order given by the seed."""
     if inputs.is_builtin:
         yield from sorted(builtin_documents(source, inputs), key=partial(document_key, seed))
@@ -68,10 +70,10 @@ def _draw(source: Source, inputs: SourceInputs, budget: int, seed: int, chunk_by
     parts.sort(key=lambda part: document_key(seed, Document(f"{part.name}:{part.start}", "")))
     for part in parts:
         rows = (row for row in read_part(part, source, inputs.format) if isinstance(row, Document))
-        yield from sorted(_up_to(rows, bytes_per_part), key=partial(document_key, seed))
+        yield from sorted(_first_documents(rows, bytes_per_part), key=partial(document_key, seed))
 
 
-def _up_to(documents: Iterable[Document], num_bytes: int) -> Iterator[Document]:
+def _first_documents(documents: Iterable[Document], num_bytes: int) -> Iterator[Document]:
     """The first documents, until they have `num_bytes` characters."""
     for document in documents:
         yield document

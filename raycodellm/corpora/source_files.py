@@ -57,7 +57,7 @@ def _extensions_and_names(languages: tuple[str, ...], kind: str) -> tuple[frozen
     if not languages:
         return frozenset(table()["kinds"].get(kind, "").split()), frozenset()
     signs = [sign for language in languages for sign in table()["languages"][language].split()]
-    return frozenset(s for s in signs if s[0] == "."), frozenset(s for s in signs if s[0] != ".")
+    return frozenset(sign for sign in signs if sign[0] == "."), frozenset(sign for sign in signs if sign[0] != ".")
 
 
 def known_names(source: Source) -> list[str]:

@@ -112,7 +112,7 @@ class DeepSpeedAdapter:
         """
         set_learning_rate(self._optimizer, learning_rate)
         if self._zero == 0 and self._clips_in_optimizer:
-            gradients = [p.grad for p in self.trained.parameters() if p.grad is not None]
+            gradients = [parameter.grad for parameter in self.trained.parameters() if parameter.grad is not None]
             self._grad_norm = total_norm = nn.utils.get_total_norm(gradients)
             self._deepspeed.step()
         else:

@@ -80,7 +80,7 @@ class CheckpointWriter:
         not write; older checkpoints stay usable.
         """
         self.finish()
-        tensors = self._shard((WEIGHT, *MOMENTS))
+        tensors = self._own_tensors((WEIGHT, *MOMENTS))
         if self._world.rank == 0:
             tensors |= {f"{_AVERAGE}{name}": value.clone() for name, value in self._average.weights.items()}
         write = self._begin_write(folder, tensors, client_state)
@@ -95,7 +95,7 @@ class CheckpointWriter:
     def save_optimizer(self, folder: Folder) -> None:
         """Writes Adam's moments and step count for the next stage. Raises TrainingError on all workers."""
         self.finish()
-        self._begin_write(folder, self._shard(MOMENTS), {}).run()
+        self._begin_write(folder, self._own_tensors(MOMENTS), {}).run()
         self.finish()
 
     @property
@@ -145,7 +145,7 @@ class CheckpointWriter:
         self._write = _ShardWrite(folder, self._world, state, tensors)
         return self._write
 
-    def _shard(self, kinds: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    def _own_tensors(self, kinds: tuple[str, ...]) -> dict[str, torch.Tensor]:
         """Weights and moments of the parameters that this worker writes, copied to host memory."""
         self._adapter.prepare_moments()
         shard: dict[str, torch.Tensor] = {}

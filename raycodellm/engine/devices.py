@@ -72,14 +72,14 @@ def limit_memory(world: World, gpus_per_worker: float) -> None:
 
 def free_bytes() -> int:
     """Bytes of host memory that this process could still take, within the machine and its control group's limit."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for line in _lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
-    limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}")[:1] for name in ("max", "current"))
-    if limit and used and limit[0].isdigit():
-        free = min(free, int(limit[0]) - int(used[0]))
-    return max(0, free)
+            available = int(line.split()[1]) * 1024
+    limit, usage = (_lines(f"/sys/fs/cgroup/memory.{name}")[:1] for name in ("max", "current"))
+    if limit and usage and limit[0].isdigit():
+        available = min(available, int(limit[0]) - int(usage[0]))
+    return max(0, available)
 
 
 def _lines(path: str) -> list[str]:

@@ -40,7 +40,7 @@ Slope = Callable[[torch.Tensor, torch.Tensor, torch.dtype], tuple[torch.Tensor, 
 def _slope_in_place(
     logits: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Works in place: without a compiler each operation passes over all logits, and this has the fewest."""
+    """A `Slope` in place: without a compiler each operation passes over all logits, and this has the fewest."""
     logits = logits.float()
     top = logits.amax(dim=1, keepdim=True)
     of_label = logits.gather(1, labels)
@@ -50,7 +50,7 @@ def _slope_in_place(
 
 
 def _slope_to_fuse(logits: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same for a compiler, which fuses the operations into two passes; each change in place would add one."""
+    """A `Slope` for a compiler, which fuses the operations into two passes; each change in place would add one."""
     logits = logits.float()
     log_total = torch.logsumexp(logits, dim=1, keepdim=True)
     shares = torch.exp(logits - log_total)

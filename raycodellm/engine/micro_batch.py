@@ -160,8 +160,8 @@ def bytes_kept(model: nn.Module, stage: Stage, scaling: Scaling) -> tuple[float,
     return per_row, of_one - per_row + state
 
 
-def _rows_for(free: float, per_row: float, fixed: float) -> int:
-    return int((free - fixed) / (_PEAK_PER_KEPT_BYTE * per_row))
+def _rows_for(free_bytes: float, bytes_per_row: float, fixed_bytes: float) -> int:
+    return int((free_bytes - fixed_bytes) / (_PEAK_PER_KEPT_BYTE * bytes_per_row))
 
 
 def free_for_activations(world: World) -> float:

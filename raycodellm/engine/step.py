@@ -95,8 +95,8 @@ def _begin_reading(values: torch.Tensor) -> tuple[torch.Tensor, Callable[[], Non
 
 def _counted_tokens(batch: TrainingBatch) -> np.ndarray:
     """int64[rows]: tokens of each row that count in the loss."""
-    parts = [(part["labels"][:, 1:] != IGNORED).sum(dim=1) for part in batch.micro_batches]
-    return torch.cat(parts).numpy()
+    counts = [(micro_batch["labels"][:, 1:] != IGNORED).sum(dim=1) for micro_batch in batch.micro_batches]
+    return torch.cat(counts).numpy()
 
 
 class Engine:
@@ -164,8 +164,8 @@ class Engine:
         if self._world.world_size > 1:
             step_tokens = sum_over_workers(self._world, self._on_device([float(counted_tokens.sum())]))[0]
         with devices.explained_out_of_memory(self._world, len(batch.micro_batches[0]["tokens"])):
-            parts = [self.adapter.forward_and_backward(part, step_tokens) for part in batch.micro_batches]
-            losses = torch.cat(parts)
+            passes = (self.adapter.forward_and_backward(rows, step_tokens) for rows in batch.micro_batches)
+            losses = torch.cat(list(passes))
             norm, applied = self.adapter.apply(learning_rate)
         # One small exchange per step gives all workers the same numbers, so that all stop, save or fail together.
         num_bad = (~torch.isfinite(losses)).sum().double()
@@ -193,7 +193,7 @@ class Engine:
     def evaluate(self, batch: TrainingBatch) -> tuple[np.ndarray, np.ndarray]:
         """Summed loss (float64, nats) and counted tokens (int64) per source, of all workers; changes nothing."""
         with self.adapter.evaluating():
-            losses = torch.cat([self.adapter.forward(part)[1] for part in batch.micro_batches])
+            losses = torch.cat([self.adapter.forward(micro_batch)[1] for micro_batch in batch.micro_batches])
         totals = self._totals(batch, losses, _counted_tokens(batch), losses.new_zeros(()), []).cpu().numpy()
         sums, counts, _ = np.split(totals, [self._num_sources, 2 * self._num_sources])
         return sums, counts.astype(np.int64)

@@ -23,24 +23,24 @@ _NETWORK_PACKAGES = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "requ
 
 
 @contextlib.contextmanager
-def load_errors(what: str, fault: str, remedy: str) -> Iterator[None]:
-    """Turns an error about the files that the `with` block opens into a UserError, `<what> <fault>: <why>; <remedy>`,
-    and a missing Python package into one that names it. All other errors travel."""
+def load_errors(subject: str, fault: str, remedy: str) -> Iterator[None]:
+    """Turns an error about the files that the `with` block opens into a UserError, `<subject> <fault>: <reason>;
+    <remedy>`, and a missing Python package into one that names it. All other errors travel."""
     try:
         yield
     except UserError:
         raise
     except ImportError as error:
-        raise UserError(f"{what} needs a Python package that cannot be imported here: {reason_of(error)}") from error
+        raise UserError(f"{subject} needs a Python package that cannot be imported here: {reason_of(error)}") from error
     except Exception as error:
         if not _is_of_files(error):
             raise
         if "trust_remote_code" in str(error):
             raise UserError(
-                f"{what} brings Python code of its own, which raycodellm never runs; use a model whose architecture "
+                f"{subject} brings Python code of its own, which raycodellm never runs; use a model whose architecture "
                 "transformers has"
             ) from error
-        raise UserError(f"{what} {fault}: {reason_of(error)}; {remedy}") from error
+        raise UserError(f"{subject} {fault}: {reason_of(error)}; {remedy}") from error
 
 
 def reason_of(error: Exception) -> str:
@@ -58,17 +58,17 @@ def _is_of_files(error: BaseException) -> bool:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError)):
         return False
-    if any(_is_of_network(one) or _is_of_machine(one) for one in _chain(error)):
+    if any(_is_of_network(cause) or _is_of_machine(cause) for cause in _chain(error)):
         return False
     return not _raised_in(error).startswith(_PACKAGE)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """The error, the one that led to it, and so on."""
-    one: BaseException | None = error
-    while one is not None:
-        yield one
-        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
 
 
 def _is_of_machine(error: BaseException) -> bool:

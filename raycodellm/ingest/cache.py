@@ -77,13 +77,13 @@ class Cache:
                 self._require_room(store, _num_bytes(manifest))
                 part = self.path / (store.name + _UNFINISHED)
                 part.mkdir()
-                _copy(store, manifest, part)
+                _copy_store(store, manifest, part)
                 shutil.rmtree(self.path / store.name, ignore_errors=True)  # one without a manifest, deleted by half
                 part.rename(self.path / store.name)
         return self.copy_of(store)
 
     def _require_room(self, store: Folder, num_bytes: int) -> None:
-        used_bytes = sum(_size(marker.parent) for marker in self.path.glob(f"*/{_MANIFEST}"))
+        used_bytes = sum(_folder_bytes(marker.parent) for marker in self.path.glob(f"*/{_MANIFEST}"))
         if used_bytes + num_bytes > self.limit_bytes:
             raise CacheRefused(
                 f"{store} has {_gib(num_bytes)}, but copies in {self.path} take {_gib(used_bytes)} of "
@@ -200,7 +200,7 @@ def _fill(stores: list[CachedStore], stop_requested: threading.Event) -> None:
 # ------------------------------------------------------------------------------------------------------- files
 
 
-def _copy(store: Folder, manifest: Manifest, part: Path) -> None:
+def _copy_store(store: Folder, manifest: Manifest, part: Path) -> None:
     try:
         for shard in manifest.shards:
             for name, (size, checksum) in shard.files.items():
@@ -257,7 +257,7 @@ def _locked(path: Path) -> Iterator[bool]:
         os.close(handle)
 
 
-def _size(folder: Path) -> int:
+def _folder_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 

@@ -100,7 +100,7 @@ def earliest_deadline_first(
     length = 1 << max(3, ((stop - start).bit_length() - 1) // 2)
     num_lanes = -(-(stop - start) // length)
     windows = _windows(schedule, num_sequences, start, stop, length + 1)
-    begin = _guess(schedule, num_sequences, windows, start, length, num_lanes)
+    begin = _guess_counts(schedule, num_sequences, windows, start, length, num_lanes)
     begin[:, 0] = counts - windows.num_finished
     order = np.empty((num_lanes, length), dtype=np.int16)
     end = np.empty_like(begin)
@@ -114,7 +114,7 @@ def earliest_deadline_first(
     return sources, counts + np.bincount(sources, minlength=len(counts))
 
 
-def _guess(
+def _guess_counts(
     schedule: Schedule, num_sequences: int, windows: _Windows, start: int, length: int, num_lanes: int
 ) -> np.ndarray:
     """int64[sources, lanes]: likely counts at each lane's start, less `windows.num_finished`: all sequences due, and

@@ -52,26 +52,26 @@ class Plan:
         sequence = np.empty(stop - start, dtype=np.int64)
         epoch = np.empty(stop - start, dtype=np.int32)
         counts_before = self.counts(start)
-        for index, part in enumerate(self.sources):
+        for index, source_slice in enumerate(self.sources):
             places = np.flatnonzero(source == index)
             if len(places):
                 sequence[places], epoch[places] = self._draw(
-                    part, part.num_sequences_consumed + int(counts_before[index]), len(places)
+                    source_slice, source_slice.num_sequences_consumed + int(counts_before[index]), len(places)
                 )
         return PlanRows(np.arange(start, stop, dtype=np.int64), source, sequence, epoch)
 
-    def _draw(self, part: SourceSlice, first: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(self, source_slice: SourceSlice, first: int, number: int) -> tuple[np.ndarray, np.ndarray]:
         """(sequence, epoch) of the draws first..first+number-1 of a source; each epoch has its own order."""
-        size = max(1, part.num_sequences)
+        size = max(1, source_slice.num_sequences)
         sequence = np.empty(number, dtype=np.int64)
         epoch = np.empty(number, dtype=np.int32)
         num_drawn = 0
         while num_drawn < number:
             passes, place = divmod(first + num_drawn, size)
             length = min(number - num_drawn, size - place)
-            key = epoch_key(self.seed, part.name, passes)
+            key = epoch_key(self.seed, source_slice.name, passes)
             draws = slice(num_drawn, num_drawn + length)
-            sequence[draws] = shuffled(place, place + length, size, key, part.shuffle_group_size)
+            sequence[draws] = shuffled(place, place + length, size, key, source_slice.shuffle_group_size)
             epoch[draws] = passes
             num_drawn += length
         return sequence, epoch

@@ -71,19 +71,19 @@ class StageCheckpoints:
             except DamagedCheckpoint as error:
                 self._progress.say(f"{error}; using the one before")
                 continue
-            tally = self._continued(Tally(**saved))
+            tally = self._continue_from(Tally(**saved))
             tally.resumed_at.append(tally.step)
             self._progress.say(f"continues from step {tally.step}", tally)
             return tally
         if names:
             self._progress.say("no checkpoint is usable; starts again from the beginning")
-        if (branch_tally := self._branch()) is not None:
+        if (branch_tally := self._restore_branch()) is not None:
             return branch_tally
         if self._job.stage.optimizer.state == "keep":
             self._load_parents_optimizer()
         return Tally.empty(len(self._job.sources), len(self._setup.phase_ends))
 
-    def _continued(self, tally: Tally) -> Tally:
+    def _continue_from(self, tally: Tally) -> Tally:
         """Goes on with a checkpoint's tally."""
         self._setup.plan.starting_at(sum(tally.drawn), tally.drawn)
         if self._world.rank != 0:
@@ -104,7 +104,7 @@ class StageCheckpoints:
             self._engine.checkpoints.save(folder, asdict(kept_tally), in_background=False)
         self._progress.report_kept(tally)
 
-    def _branch(self) -> Tally | None:
+    def _restore_branch(self) -> Tally | None:
         """The tally of the newest checkpoint that another stage of the trunk has kept; None without one that is whole.
 
         The state is the stage's own after so many steps, bit for bit on CPUs with equally many workers.
@@ -122,7 +122,9 @@ class StageCheckpoints:
                 continue
             self._engine.average.restore(0, {})
             trunk_tally = Tally(**saved)
-            tally = self._continued(trunk_tally.branched(sum(trunk_tally.sequences) * self._job.stage.sequence_length))
+            tally = self._continue_from(
+                trunk_tally.branched(sum(trunk_tally.sequences) * self._job.stage.sequence_length)
+            )
             self._progress.say(f"goes on from step {tally.step} of a stage with the same trunk", tally)
             return tally
         return None

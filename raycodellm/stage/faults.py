@@ -17,9 +17,12 @@ def not_finite(job: StageJob, step: int, result: StepResult, rows: Sequence[tupl
     not finite.
     """
     culprit = "the loss" if rows else "the gradient"
-    bad_rows = ", ".join(f"position {p} ({job.sources[s].name} sequence {q})" for p, s, q in rows[:5])
+    places = ", ".join(
+        f"position {position} ({job.sources[source].name} sequence {sequence})"
+        for position, source, sequence in rows[:5]
+    )
     more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
-    detail = f" at {bad_rows}{more}" if rows else f" (norm {result.grad_norm}, losses finite)"
+    detail = f" at {places}{more}" if rows else f" (norm {result.grad_norm}, losses finite)"
     return TrainingError(
         f"stage {job.stage.name!r}, step {step}: {culprit} is not finite{detail}; learning rate "
         f"{result.learning_rate:.3g}. A lower learning_rate.peak, a longer warmup, a smaller optimizer.gradient_clip "

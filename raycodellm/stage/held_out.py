@@ -95,8 +95,8 @@ class HeldOut:
     def _own_sequences(self, stores: Sequence[StageTokenStore], length: int) -> tuple[np.ndarray, np.ndarray]:
         """int64[rows] each: source's index and sequence of this worker's measured sequences."""
         numbers: list[tuple[int, int]] = []
-        for index, (part, store) in enumerate(zip(self.job.sources, stores, strict=True)):
-            if count := part.held_out_sequences:
+        for index, (source_slice, store) in enumerate(zip(self.job.sources, stores, strict=True)):
+            if count := source_slice.held_out_sequences:
                 available = store.num_sequences(length)
                 numbers += [(index, place * available // count) for place in range(count)]
         own_numbers = np.array(numbers, dtype=np.int64).reshape(-1, 2)[self.world.rank :: self.world.world_size]

@@ -67,7 +67,7 @@ def record_of(job: StageJob, tally: Tally, num_devices: int, ledger: tuple[Ledge
         resumed_at=tuple(tally.resumed_at),
         ledger=ledger,
         skipped_steps=tally.skipped_steps,
-        held_out_bpb=_last_measured(job, tally),
+        held_out_bpb=_last_held_out_bpb(job, tally),
         trunk_steps=tally.trunk_steps,
         trunk_tokens=tally.trunk_tokens,
         trunk_seconds=tally.trunk_seconds * num_devices,
@@ -76,7 +76,7 @@ def record_of(job: StageJob, tally: Tally, num_devices: int, ledger: tuple[Ledge
     )
 
 
-def _last_measured(job: StageJob, tally: Tally) -> dict[str, float]:
+def _last_held_out_bpb(job: StageJob, tally: Tally) -> dict[str, float]:
     """Bits per byte of held-out text after the last row of metrics, of each source that has any."""
     last_row = tally.rows[-1] if tally.rows else {}
     bits_per_byte = {source.name: last_row.get(f"bpb/{source.name}", float("nan")) for source in job.sources}

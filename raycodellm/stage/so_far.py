@@ -1,8 +1,8 @@
 """The records of a stage on its way: as it stood at the rungs of early stopping, where it was stopped, where it failed,
 and after the steps that other stages of its trunk take over.
 
-They are kept in the stage's folder, so that trials with equal stages, and drivers after this one, find the same value
-at a rung, where the first measurement stands, and count the tokens of a stage that never ended.
+The stage's folder keeps these records, so that trials with equal stages, and drivers after this one, find the same
+value at a rung, where the first measurement stands, and count the tokens of a stage that never ended.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class SoFar:
         Raises StorageError on all ranks alike.
         """
         step = tally.step if step is None else step
-        record = self._keep(tally, step)
+        record = self._keep_record(tally, step)
         is_given_up = record is not None and self._on_rung(step, record)
         return gather(self._setup.world, is_given_up)[0]
 
@@ -63,21 +63,21 @@ class SoFar:
         Raises StorageError on all ranks alike.
         """
         if self._setup.job.rungs:
-            self._keep(tally, tally.step)
+            self._keep_record(tally, tally.step)
 
     def keep_for_branches(self, tally: Tally) -> None:
         """Keeps the record after steps that other stages of the trunk take over: should this one fail, they are counted
         here. Raises StorageError on all ranks alike."""
         trunk = self._setup.job.trunk
         if trunk is not None and tally.step in trunk.kept_steps:
-            self._keep(tally, tally.step)
+            self._keep_record(tally, tally.step)
 
     def fail(self, tally: Tally) -> None:
         """Keeps the record of a stage that fails here by an error of all ranks, if the storage takes it."""
         with contextlib.suppress(StorageError):
-            self._keep(tally, tally.step)
+            self._keep_record(tally, tally.step)
 
-    def _keep(self, tally: Tally, at_step: int) -> StageRecord | None:
+    def _keep_record(self, tally: Tally, at_step: int) -> StageRecord | None:
         """The record at a step as it is kept; None on other ranks than 0."""
         summed = with_whole_checksum(tally, self._setup.world)
         record, error = None, None
@@ -86,7 +86,7 @@ class SoFar:
                 kept_records = read(self._setup)
                 record = kept_records.get(at_step)
                 if record is None or not record.held_out_bpb:
-                    record = _record(self._setup, summed, at_step)
+                    record = _record_at(self._setup, summed, at_step)
                     records = {str(step): as_json(kept) for step, kept in {**kept_records, at_step: record}.items()}
                     self._setup.folder.write_json(storage_files.SO_FAR, records)
             except OSError as caught:
@@ -102,7 +102,7 @@ def read(setup: StageSetup) -> Mapping[int, StageRecord]:
     return storage_files.attempt(lambda: storage_files.read_so_far(setup.folder), lambda line: None, {})
 
 
-def _record(setup: StageSetup, tally: Tally, at_step: int) -> StageRecord:
+def _record_at(setup: StageSetup, tally: Tally, at_step: int) -> StageRecord:
     """The record of the stage until here, its plan too. The loss is that of the newest row of metrics; held-out text is
     in it if that row measured it at `at_step`."""
     position = setup.position(tally)

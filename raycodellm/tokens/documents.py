@@ -1,8 +1,8 @@
 """The documents of a token store: their lengths, which are held out, and the others as one run of tokens.
 
-Held-out documents are whole documents of the shuffled store, so they come from everywhere in the source. They depend
-only on the documents' lengths and the number of tokens asked for: stages of any sequence length and packing hold out
-the same documents. A document is measured or trained on, never both.
+Held-out documents are whole documents of the shuffled store, so they come from everywhere in the source. The choice
+depends only on the documents' lengths and the number of tokens asked for: stages of any sequence length and packing
+hold out the same documents. A document is measured or trained on, never both.
 """
 
 from __future__ import annotations
@@ -92,14 +92,14 @@ class Stretches:
         ends = self._places[np.searchsorted(self._places, places, side="right")]
         is_whole = places + length <= ends
         tokens = np.empty((len(places), length), stream.dtype)
-        tokens[is_whole] = stream.gather(self._in_store(places[is_whole]), length)
+        tokens[is_whole] = stream.gather(self._places_in_store(places[is_whole]), length)
         if not is_whole.all():
             cut_places = places[~is_whole]
             begins, sizes = cut_at(self._places, cut_places, np.full(len(cut_places), length))
-            tokens[~is_whole] = stream.stretches(self._in_store(begins), sizes).reshape(-1, length)
+            tokens[~is_whole] = stream.stretches(self._places_in_store(begins), sizes).reshape(-1, length)
         return tokens
 
-    def _in_store(self, places: np.ndarray) -> np.ndarray:
+    def _places_in_store(self, places: np.ndarray) -> np.ndarray:
         """The places among all tokens of the store."""
         stretch = np.searchsorted(self._places, places, side="right") - 1
         return self._starts[stretch] + places - self._places[stretch]

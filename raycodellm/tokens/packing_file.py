@@ -2,9 +2,9 @@
 
 `packing-best_fit-2048.arrow` has one row per sequence, a list of its pieces: a process that reads the store maps the
 file and looks at the rows that it needs. When documents are held out, `-without-10000` in a name says that all other
-documents are packed, `-of-10000` that only the held-out ones are. A file holds the fingerprint of what it was made from
-and a checksum: a damaged file, or one of other shards, is made again. When the storage cannot be written, the packing
-stays in memory, and each process works it out for itself.
+documents are packed, `-of-10000` that only the held-out ones are. A file holds a checksum, and
+the fingerprint of all that decides the packing: a damaged file, or one of other shards, is made again. When the storage
+cannot be written, the packing stays in memory, and each process works it out for itself.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def write_shard(
     skip_rows = skips.aggregate([("count", "sum"), ("num_bytes", "sum")]).sort_by("skipped").to_pylist()
     rows = rows.filter(pc.is_null(rows["skipped"]))
     rows = rows.take(pc.sort_indices(rows["key"]))
-    tokens, sizes = _end_to_end(rows["tokens"], dtype)
+    tokens, sizes = _join_values(rows["tokens"], dtype)
     files = {}
     if len(sizes):
         batches = [tokens[start : start + batch_tokens] for start in range(0, len(tokens), batch_tokens)]
@@ -46,7 +46,7 @@ def write_shard(
     return Shard(number, len(sizes), len(tokens), num_bytes, files, skipped, skipped_bytes)
 
 
-def _end_to_end(column: pa.ChunkedArray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+def _join_values(column: pa.ChunkedArray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """(all ids, int32 number of ids per row) of a column of binary values; copies nothing when it is one chunk."""
     joined = pa.concat_arrays(
         [chunk.cast(pa.large_binary()) for chunk in column.chunks] or [pa.array([], pa.large_binary())]

@@ -98,7 +98,7 @@ class TokenStore:
 
     def held_out(self, num_tokens: int) -> int:
         """Tokens of the whole documents that are held out when `num_tokens` are asked for."""
-        return self._run_of(Reading(held_out_tokens=num_tokens, measured=True)).num_tokens
+        return self._stretches_of(Reading(held_out_tokens=num_tokens, measured=True)).num_tokens
 
     def held_out_documents(self, num_tokens: int) -> Iterator[np.ndarray]:
         """The tokens of each document that is held out when `num_tokens` are asked for, without the end-of-text token,
@@ -109,21 +109,21 @@ class TokenStore:
 
     def num_sequences(self, sequence_length: int, reading: Reading | str = "concatenate") -> int:
         """Sequences in one epoch. A `reading` given as text names the packing, with no document held out."""
-        reading = _reading(reading)
+        reading = _as_reading(reading)
         table = self._table(sequence_length, reading)
         if table is not None:
             return table.num_sequences
-        num_tokens = self._run_of(reading).num_tokens if reading.held_out_tokens else self.manifest.num_tokens
+        num_tokens = self._stretches_of(reading).num_tokens if reading.held_out_tokens else self.manifest.num_tokens
         return num_tokens // sequence_length
 
     def packing_report(self, sequence_length: int, packing: str = "concatenate") -> PackingReport:
         """Tokens dropped and padded and documents split in one epoch of sequences of this length."""
-        table, sizes = self._table(sequence_length, _reading(packing)), self._all_documents().num_tokens
+        table, sizes = self._table(sequence_length, _as_reading(packing)), self._all_documents().num_tokens
         return report(sizes, sequence_length, packing, self.manifest.is_instruct, table)
 
     def packed(self, reading: Reading | str) -> PackedStore:
         """This store, always read as `reading` says."""
-        return PackedStore(self, _reading(reading))
+        return PackedStore(self, _as_reading(reading))
 
     def read(
         self, sequences: np.ndarray, sequence_length: int, reading: Reading | str = "concatenate"
@@ -139,13 +139,13 @@ class TokenStore:
         self, sequences: np.ndarray, sequence_length: int, reading: Reading | str = "concatenate"
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """As `read`, with tokens of the store's own dtype, and None for the mask when every token counts."""
-        sequences, reading = np.asarray(sequences, np.int64), _reading(reading)
+        sequences, reading = np.asarray(sequences, np.int64), _as_reading(reading)
         count = self.num_sequences(sequence_length, reading)
         if len(sequences) and (sequences.min() < 0 or sequences.max() >= count):
             raise IndexError(f"{self.folder}: sequence {sequences.max()} of {count} of length {sequence_length}")
         table = self._table(sequence_length, reading)
         if table is None:
-            places, run = sequences * sequence_length, self._run_of(reading) if reading.held_out_tokens else None
+            places, run = sequences * sequence_length, self._stretches_of(reading) if reading.held_out_tokens else None
             gather = self._stream.gather if run is None else partial(run.gather, self._stream)
             return gather(places, sequence_length), None
         tokens, inside, answers = self._read_pieces(table, sequences, sequence_length)
@@ -179,7 +179,7 @@ class TokenStore:
             table = cached_packing(
                 self.folder,
                 file_name(reading.packing, sequence_length, reading.held_out_tokens, reading.measured),
-                self._made_of(sequence_length, reading),
+                self._packing_fingerprint(sequence_length, reading),
                 partial(self._pack, sequence_length, reading),
             )
             with self._lock:
@@ -190,13 +190,13 @@ class TokenStore:
         documents = self._all_documents().included_by(reading)
         return pack(documents.num_tokens, sequence_length, reading.packing, documents.num_prompt, documents.start)
 
-    def _made_of(self, sequence_length: int, reading: Reading) -> str:
+    def _packing_fingerprint(self, sequence_length: int, reading: Reading) -> str:
         """The fingerprint of all that decides the packing."""
         checksums = [[name, *entry] for shard in self.manifest.shards for name, entry in sorted(shard.files.items())]
         packing, held_out_tokens, measured, _ = reading
         return fingerprint([PACKING_VERSION, packing, held_out_tokens, measured, sequence_length, checksums])
 
-    def _run_of(self, reading: Reading) -> Stretches:
+    def _stretches_of(self, reading: Reading) -> Stretches:
         """The documents that `reading` includes, end to end."""
         reading = Reading(held_out_tokens=reading.held_out_tokens, measured=reading.measured)
         with self._lock:
@@ -214,7 +214,7 @@ class TokenStore:
             return self._documents
 
 
-def _reading(reading: Reading | str) -> Reading:
+def _as_reading(reading: Reading | str) -> Reading:
     reading = Reading(reading) if isinstance(reading, str) else reading
     if reading.packing not in PACKINGS:
         raise ValueError(f"packing {reading.packing!r} is not one of {', '.join(PACKINGS)}")

@@ -93,8 +93,8 @@ def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None, items
     report = progress or (lambda _: None)
     benchmarks = _benchmarks(sweep, items)
     inputs = {name: _patient_inputs(name, source, sweep.seed) for name, source in sweep.sources.items()}
-    tokenizer_print, prints = _fingerprints(sweep, inputs, benchmarks)
-    folders = _folders(storage, prints)
+    tokenizer_identity, store_identities = _identities(sweep, inputs, benchmarks)
+    folders = _folders(storage, store_identities)
     existing = {name: patiently(partial(undamaged_store, folder), "a token store") for name, folder in folders.items()}
     finished = {name: store for name, store in existing.items() if store}
     for name, store in finished.items():
@@ -102,10 +102,10 @@ def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None, items
     missing = look_into(
         {name: (source, inputs[name]) for name, source in sweep.sources.items() if name not in finished}
     )
-    target = tokenizer_folder(storage, tokenizer_print)
-    tokenizer = patiently(lambda: _prepare_tokenizer(sweep, inputs, target, report), "the tokenizer")
+    tokenizer_target = tokenizer_folder(storage, tokenizer_identity)
+    tokenizer = patiently(lambda: _prepare_tokenizer(sweep, inputs, tokenizer_target, report), "the tokenizer")
     with ThreadPoolExecutor(max_workers=max(1, min(4, len(missing)))) as pool:
-        settings = (tokenizer.folder, tokenizer_print, sweep.seed)
+        settings = (tokenizer.folder, tokenizer_identity, sweep.seed)
 
         def make(name: str) -> TokenStore:
             source, folder = sweep.complete_source(name), folders[name]
@@ -116,7 +116,7 @@ def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None, items
         stores = {**finished, **dict(zip(missing, new_stores, strict=True))}
     ordered_stores = {name: stores[name] for name in sweep.sources}
     warnings = tuple(_warnings(benchmarks))
-    return Prepared(tokenizer.folder, tokenizer_print, tokenizer.vocab_size, ordered_stores, warnings)
+    return Prepared(tokenizer.folder, tokenizer_identity, tokenizer.vocab_size, ordered_stores, warnings)
 
 
 def inspect(
@@ -130,15 +130,17 @@ def inspect(
     if not sweep.sources:
         return {}
     reachable = {name: _inputs_here(name, source, sweep.seed, elsewhere) for name, source in sweep.sources.items()}
-    inputs = {name: source_inputs or _unreached(sweep.sources[name]) for name, source_inputs in reachable.items()}
-    tokenizer_print, prints = _fingerprints(sweep, inputs, _benchmarks(sweep, items), elsewhere=elsewhere)
-    folders = _folders(storage, prints)
-    tokenizer = finished_tokenizer(tokenizer_folder(storage, tokenizer_print))
-    trained = sweep.tokenizer_of_sources.train
-    vocab_size = tokenizer.vocab_size if tokenizer else trained.vocab_size if trained else 50_000
+    inputs = {
+        name: source_inputs or _placeholder_inputs(sweep.sources[name]) for name, source_inputs in reachable.items()
+    }
+    tokenizer_identity, store_identities = _identities(sweep, inputs, _benchmarks(sweep, items), elsewhere=elsewhere)
+    folders = _folders(storage, store_identities)
+    tokenizer = finished_tokenizer(tokenizer_folder(storage, tokenizer_identity))
+    training = sweep.tokenizer_of_sources.train
+    vocab_size = tokenizer.vocab_size if tokenizer else training.vocab_size if training else 50_000
     sizes = {}
-    unseen = (name for name in sweep.sources if reachable[name] and not finished_store(folders[name]))
-    look_into({name: (sweep.sources[name], inputs[name]) for name in unseen})
+    unfinished = (name for name in sweep.sources if reachable[name] and not finished_store(folders[name]))
+    look_into({name: (sweep.sources[name], inputs[name]) for name in unfinished})
     for name, source in sweep.sources.items():
         store = finished_store(folders[name])
         if store:
@@ -151,9 +153,9 @@ def inspect(
                 num_bytes = min(num_bytes, int(source.limit_documents * document_bytes(source, inputs[name])))
             size = (int(num_bytes / _bytes_per_token(vocab_size)), num_bytes, True)
         is_known = store is not None or reachable[name] is not None
-        prints_of = (prints[name], tokenizer_print)
+        identities = (store_identities[name], tokenizer_identity)
         sizes[name] = SourceSize(
-            *size, folders[name], store, *prints_of, is_known, source.is_instruct, inputs=reachable[name]
+            *size, folders[name], store, *identities, is_known, source.is_instruct, inputs=reachable[name]
         )
     return sizes
 
@@ -224,10 +226,10 @@ def _benchmarks(sweep: Sweep, items: Items | None) -> dict[str, Benchmark | None
 
 
 def _patient_inputs(name: str, source: Source, seed: int) -> SourceInputs:
-    return patiently(lambda: _inputs(name, source, seed), f"source {name}")
+    return patiently(lambda: _source_inputs(name, source, seed), f"source {name}")
 
 
-def _inputs(name: str, source: Source, seed: int) -> SourceInputs:
+def _source_inputs(name: str, source: Source, seed: int) -> SourceInputs:
     try:
         return source_fingerprint(source, seed)
     except UserError as error:
@@ -237,19 +239,19 @@ def _inputs(name: str, source: Source, seed: int) -> SourceInputs:
 def _inputs_here(name: str, source: Source, seed: int, elsewhere: bool) -> SourceInputs | None:
     """The source's inputs; None for a source that only another machine may reach."""
     try:
-        return _inputs(name, source, seed)
+        return _source_inputs(name, source, seed)
     except Unreachable:
         if not elsewhere:
             raise
         return None
 
 
-def _unreached(source: Source) -> SourceInputs:
+def _placeholder_inputs(source: Source) -> SourceInputs:
     """Stands for the inputs of a source that this machine does not reach: no files, known by their address."""
     return SourceInputs(fingerprint(source.model_dump(mode="json")), (), 0, "not reached")
 
 
-def _fingerprints(
+def _identities(
     sweep: Sweep,
     inputs: Mapping[str, SourceInputs],
     benchmarks: Mapping[str, Benchmark | None],
@@ -259,18 +261,18 @@ def _fingerprints(
     """(identity of the tokenizer, identity of each source's token store)"""
     tokenizer = sweep.tokenizer_of_sources
     try:
-        tokenizer_print = tokenizer_fingerprint(tokenizer, inputs.values(), sweep.seed)
+        tokenizer_identity = tokenizer_fingerprint(tokenizer, inputs.values(), sweep.seed)
     except Unreachable:
         if not elsewhere:
             raise
-        tokenizer_print = fingerprint(tokenizer.model_dump(mode="json"))
-    prints = {
+        tokenizer_identity = fingerprint(tokenizer.model_dump(mode="json"))
+    store_identities = {
         name: store_fingerprint(
-            sweep.complete_source(name), inputs[name], tokenizer_print, sweep.seed, benchmarks[name]
+            sweep.complete_source(name), inputs[name], tokenizer_identity, sweep.seed, benchmarks[name]
         )
         for name in sweep.sources
     }
-    return tokenizer_print, prints
+    return tokenizer_identity, store_identities
 
 
 def store_folder(storage: Folder, name: str, identity: str) -> Folder:
@@ -283,8 +285,8 @@ def tokenizer_folder(storage: Folder, identity: str) -> Folder:
     return storage / TOKENIZERS / identity
 
 
-def _folders(storage: Folder, prints: Mapping[str, str]) -> dict[str, Folder]:
-    return {name: store_folder(storage, name, identity) for name, identity in prints.items()}
+def _folders(storage: Folder, store_identities: Mapping[str, str]) -> dict[str, Folder]:
+    return {name: store_folder(storage, name, identity) for name, identity in store_identities.items()}
 
 
 def _prepare_tokenizer(sweep: Sweep, inputs: dict[str, SourceInputs], folder: Folder, report: Report) -> TokenizerInfo:

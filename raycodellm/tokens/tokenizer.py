@@ -71,11 +71,11 @@ def tokenizer_fingerprint(settings: Tokenizer, inputs: Iterable[SourceInputs], s
     Made from the sources of a trained tokenizer, the files of one in a folder, the commit of one on the hub. Raises
     UserError when the commit is not known.
     """
-    origin = None if settings.pretrained is None else _origin(settings.pretrained)
+    origin = None if settings.pretrained is None else _origin_content(settings.pretrained)
     return tokenizer_identity(settings.train, origin, (source.fingerprint for source in inputs), seed, TRAINER_VERSION)
 
 
-def _origin(name: str) -> list[Any]:
+def _origin_content(name: str) -> list[Any]:
     """The commit of a tokenizer on the hub, or the hashes of the files in its folder."""
     folder = hub_commits.folder_of(name)
     if folder is None:
@@ -109,7 +109,7 @@ def build_tokenizer(settings: Tokenizer, sample: Iterable[str], folder: Folder) 
         files = _train(sample, settings.train.vocab_size)
     else:
         assert settings.pretrained is not None  # the sweep file gives one of the two
-        files = _pretrained(settings.pretrained)
+        files = _pretrained_files(settings.pretrained)
     tokenizer = _from_json(files["tokenizer.json"])
     eos = _eos_token(files)
     eos_id = None if eos is None else tokenizer.token_to_id(eos)
@@ -182,7 +182,7 @@ def _train(sample: Iterable[str], vocab_size: int) -> dict[str, bytes]:
     }
 
 
-def _pretrained(name: str) -> dict[str, bytes]:
+def _pretrained_files(name: str) -> dict[str, bytes]:
     folder = hub_commits.folder_of(name)
     with tempfile.TemporaryDirectory() as scratch:
         path, revision = Path(scratch) / "files", None
@@ -194,11 +194,11 @@ def _pretrained(name: str) -> dict[str, bytes]:
                 (path / file).write_bytes(folder.read_bytes(file))
             origin = str(path)
         if not (path / "tokenizer.json").is_file():
-            path = _converted(name, origin, revision, Path(scratch) / "converted")
+            path = _convert(name, origin, revision, Path(scratch) / "converted")
         return {file.name: file.read_bytes() for file in sorted(path.iterdir()) if _FILES.fullmatch(file.name)}
 
 
-def _converted(name: str, origin: str, revision: str | None, target: Path) -> Path:
+def _convert(name: str, origin: str, revision: str | None, target: Path) -> Path:
     """The folder `target` with the tokenizer in its fast form, converted by transformers."""
     from transformers import AutoTokenizer
 

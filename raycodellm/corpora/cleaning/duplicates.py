@@ -66,7 +66,7 @@ def signatures(words: Words, settings: NearDuplicates) -> tuple[np.ndarray, np.n
 def exact(low: np.ndarray, high: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Rows whose text another row of an earlier position has too; `low` and `high` are 128 bits of the text's hash."""
     repeated = [np.zeros(0, np.int64)]
-    for rows in _parts(low, np.ones(len(low), bool)):
+    for rows in _row_groups(low, np.ones(len(low), bool)):
         sorted_rows, repeats = _sort_rows(rows, positions, low, high)
         repeated.append(sorted_rows[1:][repeats])
     return np.concatenate(repeated)
@@ -81,13 +81,13 @@ def near(
     """
     similar_pairs = [np.zeros((2, 0), np.int64)]
     for band in bands:
-        for rows in _parts(band, alive):
+        for rows in _row_groups(band, alive):
             for pairs in _candidates(*_sort_rows(rows, positions, band)):
                 similar_pairs.append(pairs[:, _similarities(sketches, pairs) >= jaccard])
     return _rows_but_first(np.concatenate(similar_pairs, axis=1), positions)
 
 
-def _parts(values: np.ndarray, is_wanted: np.ndarray) -> Iterator[np.ndarray]:
+def _row_groups(values: np.ndarray, is_wanted: np.ndarray) -> Iterator[np.ndarray]:
     """The rows of `is_wanted` in groups, with equal values in one group; rows with the value 0 are left out."""
     num_parts = -(-len(values) // GROUP_ROWS)
     for part in range(num_parts):

@@ -85,7 +85,7 @@ def pair_of(record: Mapping[str, Any], settings_columns: Collection[str] = ()) -
     name = next((name for name in _CONVERSATIONS if record.get(name)), "")
     notes: list[str] = []
     if isinstance(record.get(name), (list, tuple)) and not full:
-        turns, answer, notes = _conversation(record[name])
+        turns, answer, notes = _split_conversation(record[name])
         used_columns = {name}
     elif forms:
         request_column, answer_column = (full or forms)[0]
@@ -93,40 +93,44 @@ def pair_of(record: Mapping[str, Any], settings_columns: Collection[str] = ()) -
         turns, answer = [("User", column_text(record, request_column))], column_text(record, answer_column)
         if (request_column, answer_column) in _PAIRS and all(record.get(name) is None for name in _PROMPT_COLUMNS):
             return PromptResponse(
-                turns[0][1], answer, _unused(record, used_columns.union(settings_columns), turns[0][1] + answer)
+                turns[0][1],
+                answer,
+                _notes_of_unused(record, used_columns.union(settings_columns), turns[0][1] + answer),
             )
     else:
         raise SkipError("no prompt and response")
-    used_columns |= _complete(turns, record, used_columns)
+    used_columns |= _add_other_columns(turns, record, used_columns)
     lines = [f"{speaker}:{after_colon(text)}" if speaker else text for speaker, text in turns]
     prompt = "\n".join([*lines, "Assistant:"])
-    notes += _unused(record, used_columns.union(settings_columns), prompt + answer)
+    notes += _notes_of_unused(record, used_columns.union(settings_columns), prompt + answer)
     return PromptResponse(prompt, after_colon(answer.lstrip("\r\n")), tuple(notes))
 
 
-def _complete(turns: Turns, record: Mapping[str, Any], used_columns: set[str]) -> set[str]:
+def _add_other_columns(turns: Turns, record: Mapping[str, Any], used_columns: set[str]) -> set[str]:
     """Writes the other columns of the prompt into `turns`, and returns their names."""
     added: set[str] = set()
     material = {
         name: record[name] for name in _PROMPT_COLUMNS if name not in used_columns and record.get(name) is not None
     }
     request_place = next((place for place in reversed(range(len(turns))) if turns[place][0] == "User"), -1)
-    for name, content in _readable(material, _BELOW_REQUEST) if request_place >= 0 else ():
+    for name, content in _readable_columns(material, _BELOW_REQUEST) if request_place >= 0 else ():
         added.add(name)
         request = turns[request_place][1]
         if content.strip() and (name == "input" or not _quotes(request, content)):
             turns[request_place] = ("User", f"{request}\n{content}")
-    for name, earlier in _readable(material, dict.fromkeys(_HISTORY, _history)):
+    for name, earlier in _readable_columns(material, dict.fromkeys(_HISTORY, _history_turns)):
         added.add(name)
         turns[:0] = earlier
-    for name, content in _readable(material, dict.fromkeys(_SYSTEM, _material)):
+    for name, content in _readable_columns(material, dict.fromkeys(_SYSTEM, _material)):
         added.add(name)
         if content.strip() and not any(_quotes(text, content) for _, text in turns):
             turns.insert(0, ("System", _trimmed(content)))
     return added
 
 
-def _readable(record: Mapping[str, Any], readers: Mapping[str, Callable[[Any], Any]]) -> Iterator[tuple[str, Any]]:
+def _readable_columns(
+    record: Mapping[str, Any], readers: Mapping[str, Callable[[Any], Any]]
+) -> Iterator[tuple[str, Any]]:
     """(name, content) of the columns whose content is of a form that their reader knows."""
     for name, reader in readers.items():
         if name in record:
@@ -195,7 +199,7 @@ _BELOW_REQUEST = {
 }
 
 
-def _history(value: Any) -> Turns:
+def _history_turns(value: Any) -> Turns:
     """Earlier turns, from a text, pairs of request and answer, texts that take turns, or a conversation.
 
     Raises SkipError for an unknown form.
@@ -206,10 +210,10 @@ def _history(value: Any) -> Turns:
         raise SkipError("no history")
     if all(isinstance(part, str) for part in value) and len(value) % 2 == 0:
         value = list(zip(value[::2], value[1::2], strict=True))
-    return [turn for part in value for turn in _exchange(part)]
+    return [turn for part in value for turn in _turns_of_exchange(part)]
 
 
-def _exchange(part: Any) -> Turns:
+def _turns_of_exchange(part: Any) -> Turns:
     """The turns in a part of the history: a message, or a request and its answer."""
     if isinstance(part, Mapping):
         names = next((names for names in _PAIRS + _TURNS if names[0] in part and names[1] in part), None)
@@ -230,7 +234,7 @@ def _trimmed(text: str) -> str:
 # ------------------------------------------------------------------------------------------------------ conversations
 
 
-def _conversation(messages: Sequence[Any]) -> tuple[Turns, str, list[str]]:
+def _split_conversation(messages: Sequence[Any]) -> tuple[Turns, str, list[str]]:
     """(turns before the answer that is learnt, that answer, notes). Raises SkipError."""
     turns = list(map(_turn, messages))
     answers = [place for place, (speaker, _) in enumerate(turns) if speaker == "Assistant"]
@@ -264,7 +268,7 @@ def _has_no_weight(message: Mapping[str, Any]) -> bool:
 # ------------------------------------------------------------------------------------------------- what is left out
 
 
-def _unused(record: Mapping[str, Any], used_columns: Collection[str], pair_text: str) -> tuple[str, ...]:
+def _notes_of_unused(record: Mapping[str, Any], used_columns: Collection[str], pair_text: str) -> tuple[str, ...]:
     """A note for each column whose text is neither in the prompt nor in the response."""
     return tuple(
         f"column {str(name)[:40]!r} not used"

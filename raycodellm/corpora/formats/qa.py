@@ -44,7 +44,7 @@ _ANSWERS = ("answers", "responses")
 
 def question_document(record: Mapping[str, Any]) -> str:
     """The whole thread as one text. Raises SkipError."""
-    fields = _folded(record)
+    fields = _fold_names(record)
     if isinstance(fields.get("text"), str) and not any(name in fields for name in (*_ANSWERS, "question", "responsej")):
         return fields["text"]
     question, answers = question_and_answers(record)
@@ -53,23 +53,23 @@ def question_document(record: Mapping[str, Any]) -> str:
 
 def question_and_answers(record: Mapping[str, Any]) -> tuple[str, list[str]]:
     """(question, at least one answer, the best first). Raises SkipError."""
-    fields = _folded(record)
+    fields = _fold_names(record)
     question = fields.get("question")
     if isinstance(question, Mapping):
-        fields = {**fields, **_folded(question)}
+        fields = {**fields, **_fold_names(question)}
         fields.pop("question")
     title, body = _first_value(fields, _TITLE), _first_value(fields, _BODY)
     texts = [to_text(part) for part in (title, body) if isinstance(part, str) and part.strip()]
     if not texts:
         raise SkipError("no question and answers")
-    answers = [to_text(answer) for answer in _ranked(fields)]
+    answers = [to_text(answer) for answer in _ranked_answers(fields)]
     answers = [answer for answer in answers if answer.strip()]
     if not answers:
         raise SkipError("question without an answer")
     return "\n\n".join(dict.fromkeys(texts)), answers
 
 
-def _folded(record: Mapping[str, Any]) -> dict[str, Any]:
+def _fold_names(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record with its field names in lower case and without underscores."""
     return {str(name).lower().replace("_", ""): value for name, value in record.items()}
 
@@ -78,7 +78,7 @@ def _first_value(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((fields[name] for name in names if fields.get(name) is not None), None)
 
 
-def _ranked(fields: Mapping[str, Any]) -> list[str]:
+def _ranked_answers(fields: Mapping[str, Any]) -> list[str]:
     """The answers, the best first."""
     raw_answers = _first_value(fields, _ANSWERS)
     if isinstance(raw_answers, Mapping):  # one object of lists
@@ -96,7 +96,7 @@ def _answer(answer: Any, accepted_id: Any) -> tuple[bool, float, str] | None:
     """(accepted, score, text)"""
     if isinstance(answer, str):
         return False, 0.0, answer
-    fields = _folded(answer) if isinstance(answer, Mapping) else {}
+    fields = _fold_names(answer) if isinstance(answer, Mapping) else {}
     text = _first_value(fields, _ANSWER_TEXT)
     if not isinstance(text, str):
         return None

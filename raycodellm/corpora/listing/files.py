@@ -34,12 +34,12 @@ def list_local(root: str, excluded: Counter[str]) -> list[InputFile]:
     if os.path.isfile(root):
         entries, base = [(root, None)], os.path.dirname(root)
     elif os.path.isdir(root):
-        entries, base = list(_walk(root, _inside_of(root))), root
+        entries, base = list(_walk(root, _inside_check(root))), root
     elif os.path.exists(root):
         raise UserError(f"{root}: is a pipe, a device or a socket; give a file, a folder or a glob")
     elif is_glob(root):
         base, pattern = split_glob(root)
-        entries = sorted(set(_matching(root, base, pattern)), key=lambda entry: entry[0])
+        entries = sorted(set(_matching_entries(root, base, pattern)), key=lambda entry: entry[0])
     else:
         raise UserError(f"{root}: there is no such file or folder; {nearest_place(root)}")
     excluded.update(reason for _, reason in entries if reason)
@@ -53,14 +53,14 @@ _IsInside = Callable[[str], bool]
 """True if a path leads to a file or folder inside the listed folder."""
 
 
-def _matching(path: str, base: str, pattern: Glob) -> Iterator[_Entry]:
-    is_inside = _inside_of(base)
+def _matching_entries(path: str, base: str, pattern: Glob) -> Iterator[_Entry]:
+    is_inside = _inside_check(base)
     if "**" in path:  # `glob` follows links to folders, and would go round and round through a link upwards
         yield from (entry for entry in _walk(base, is_inside) if pattern.match(os.path.relpath(entry[0], base)))
         return
     for match in glob.glob(path):
         if not os.path.isdir(match):
-            yield match, _reason(match, is_inside)
+            yield match, _reason_to_exclude(match, is_inside)
         elif is_inside(match):
             yield from _walk(match, is_inside)
         else:
@@ -78,21 +78,21 @@ def _walk(root: str, is_inside: _IsInside) -> Iterator[_Entry]:
                 yield path, f"{NOT_ENTERED}{label}"
             elif os.path.islink(path) and not is_inside(path):
                 yield path, _LINK_OUT  # a link to a folder inside is skipped: its target is listed by itself
-        names[:] = sorted(n for n in names if not n.startswith(".") and n not in NEVER_ENTERED)
+        names[:] = sorted(name for name in names if not name.startswith(".") and name not in NEVER_ENTERED)
         for name in sorted(files):
             path = os.path.join(folder, name)
-            yield path, f"{NOT_ENTERED}hidden file" if name.startswith(".") else _reason(path, is_inside)
+            yield path, f"{NOT_ENTERED}hidden file" if name.startswith(".") else _reason_to_exclude(path, is_inside)
     yield from ((error.filename, _LOCKED) for error in locked)
 
 
-def _reason(path: str, is_inside: _IsInside) -> str | None:
+def _reason_to_exclude(path: str, is_inside: _IsInside) -> str | None:
     """The reason why a file is left out; None if it is read."""
     if not os.path.isfile(path):
         return _NO_FILE
     return None if is_inside(path) else _LINK_OUT
 
 
-def _inside_of(base: str) -> _IsInside:
+def _inside_check(base: str) -> _IsInside:
     """A function that is True for a path below `base` that leads, through any links, to a file or folder below `base`.
 
     The hub's cache keeps a data set as links from `snapshots` to `blobs` beside it; both count as one folder.

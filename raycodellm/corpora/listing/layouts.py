@@ -59,8 +59,8 @@ def choose_files(
             examples = ", ".join(names[:6]) or "nothing"
             raise UserError(f"{path}: holds no data file ({', '.join(_data_extensions())}); found {examples}")
         return None
-    splits = _pick(path, "subset", subset, layout, ("default", "", "data"))
-    return sorted(_pick(path, "split", split, splits, ("train",)))
+    splits = _choose_option(path, "subset", subset, layout, ("default", "", "data"))
+    return sorted(_choose_option(path, "split", split, splits, ("train",)))
 
 
 def is_data(name: str) -> bool:
@@ -73,7 +73,9 @@ def _data_extensions() -> list[str]:
     return sorted(ending for format in known_formats().values() if format.is_data for ending in format.extensions)
 
 
-def _pick(path: str, kind: str, requested: str | None, options: Mapping[str, Any], usual: tuple[str, ...]) -> Any:
+def _choose_option(
+    path: str, kind: str, requested: str | None, options: Mapping[str, Any], usual: tuple[str, ...]
+) -> Any:
     names = ", ".join(repr(name) for name in list(options)[:40])
     if requested is not None:
         if requested not in options:
@@ -88,17 +90,19 @@ def _pick(path: str, kind: str, requested: str | None, options: Mapping[str, Any
 def _layout_of_saved(path: str, names: list[str], read: Read) -> Layout | None:
     """The layout of a folder that `save_to_disk` of Hugging Face's datasets library wrote; None for other folders."""
     if "dataset_dict.json" in names:
-        splits = _json(path, "dataset_dict.json", read).get("splits")
+        splits = _read_json(path, "dataset_dict.json", read).get("splits")
         if not isinstance(splits, list) or not all(isinstance(split, str) for split in splits):
             raise UserError(f"{path}/dataset_dict.json: splits is no list of names; save the data set again")
         return {"default": {split: _saved_files(path, f"{split}/", names, read) for split in splits}}
     if "state.json" in names and "dataset_info.json" in names:
-        return {"default": {str(_json(path, "state.json", read).get("_split")): _saved_files(path, "", names, read)}}
+        return {
+            "default": {str(_read_json(path, "state.json", read).get("_split")): _saved_files(path, "", names, read)}
+        }
     return None
 
 
 def _saved_files(path: str, folder: str, names: list[str], read: Read) -> list[str]:
-    state = _json(path, f"{folder}state.json", read)
+    state = _read_json(path, f"{folder}state.json", read)
     if state.get("_indices_files") or state.get("_indices_data_files"):
         raise UserError(
             f"{path}/{folder}: keeps an order apart from its rows; call flatten_indices() and save it again"
@@ -120,7 +124,7 @@ def _saved_files(path: str, folder: str, names: list[str], read: Read) -> list[s
     return files
 
 
-def _json(path: str, name: str, read: Read) -> dict[str, Any]:
+def _read_json(path: str, name: str, read: Read) -> dict[str, Any]:
     try:
         value = json.loads(read(name))
     except FileNotFoundError:
@@ -197,7 +201,11 @@ def _config_files(path: str, name: str, by_split: Mapping[str, list[str]], names
     splits = {}
     for split, patterns in by_split.items():
         globs = [Glob(pattern.removeprefix("./")) for pattern in patterns]
-        splits[split] = [n for n in names if n != "README.md" and any(glob.match(n) for glob in globs)]
+        splits[split] = [
+            file_name
+            for file_name in names
+            if file_name != "README.md" and any(glob.match(file_name) for glob in globs)
+        ]
         if not splits[split]:
             listed = ", ".join(patterns)[:100]
             raise UserError(f"{path}: its README.md names {listed} for split {split} of {name}; no such file exists")

@@ -22,8 +22,10 @@ def pairs(split: str, variant: str = "base", seed: int = SEED) -> Iterator[tuple
     """
     wording = WORDINGS[variant]
     for scenario in scenarios(split, seed):
-        most = SHOT_OPERATIONS.get(variant, len(scenario.operations)) if split == "train" else len(scenario.operations)
-        for num_told, state in enumerate(scenario.states[: most + 1]):
+        num_operations = (
+            SHOT_OPERATIONS.get(variant, len(scenario.operations)) if split == "train" else len(scenario.operations)
+        )
+        for num_told, state in enumerate(scenario.states[: num_operations + 1]):
             description = wording.description(scenario, num_told)
             if variant != "query":
                 yield question(description), f" {wording.statement(state)}"
@@ -36,8 +38,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Writes pairs of prompt and completion as jsonl to standard output.")
     parser.add_argument("--split", choices=[name for name in NUM_SCENARIOS if name != "test"], default="train")
     parser.add_argument("--variant", choices=[*WORDINGS], default="base")
-    asked = parser.parse_args()
-    for prompt, response in pairs(asked.split, asked.variant):
+    options = parser.parse_args()
+    for prompt, response in pairs(options.split, options.variant):
         sys.stdout.write(json.dumps({"prompt": prompt, "completion": response}) + "\n")
 
 
