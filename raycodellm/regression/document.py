@@ -1,4 +1,4 @@
-"""`suggested.json` of a run: what was predicted, kept until it is measured."""
+"""`suggested.json` of a run: predictions, kept until they are measured."""
 
 from __future__ import annotations
 

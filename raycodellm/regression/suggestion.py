@@ -50,7 +50,7 @@ class Suggestion:
     stay_arm: int
     """Place among the arms of the one to stay with: the reference, or the best measured one."""
     best: SuggestedPoint | None
-    """The predicted best; None where the arms do not differ in what is searched."""
+    """The predicted best; None where the arms differ in no searched parameter."""
     difference: tuple[float, float, float] | None
     """(value, low, high): the predicted best's score less that of the arm to stay with."""
     moves: bool

@@ -39,7 +39,7 @@ def html_page(records: Records, sections: Sequence[Section], reload_seconds: int
 
 @dataclass(frozen=True)
 class Head:
-    """The head of a page: what it is about, and its answer."""
+    """The head of a page: its subject and its answer."""
 
     name: str
     where: str

@@ -148,7 +148,7 @@ def _arm_text(records: Records, verdict: Verdict) -> str:
 
 
 def _range_ends(records: Records) -> str:
-    """The numbers in which the best arm, if it is better for sure, stands at an end of what was searched."""
+    """A sentence on the parameters whose value in the best arm, if it is better for sure, is an end of their range."""
     best = records.best
     if best is None or best.verdict != "better" or not records.has_reference:
         return ""

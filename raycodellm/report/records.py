@@ -138,8 +138,8 @@ class Records:
 
     @cached_property
     def sharing(self) -> Sharing:
-        """Tokens and device-seconds of the finished stages, and of those that were stopped early or failed, until
-        there."""
+        """Tokens and device-seconds of the finished stages, and of the consumed parts of stages that were stopped early
+        or failed."""
         uses = dict(self.stage_uses)
         for _, part in self.consumed:
             for key, use in part.items():

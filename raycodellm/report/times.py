@@ -29,7 +29,7 @@ def parts(records: Records, now: float | None = None) -> list[str | Bars | Table
     shown_parts: list[str | Bars | Table] = []
     runs = records.runs
     wall, slots = run_times.summed(runs)
-    for name, seconds in records.timing.items():  # of runs by an older version
+    for name, seconds in records.timing.items():  # an older version timed its runs so
         totals, name = (slots, name.removesuffix(_SLOTS)) if name.endswith(_SLOTS) else (wall, name)
         totals[name] = totals.get(name, 0.0) + seconds
     if runs:

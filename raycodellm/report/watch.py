@@ -26,7 +26,7 @@ class ReportWatch:
     read: Callable[[], tuple[Any, bool]]
     """Reads the trials: their present state, and whether the sweep has ended."""
     write: Callable[[int | None], None]
-    """Writes the report of what was read last; receives the seconds after which an open page loads itself again."""
+    """Writes the report of the trials that `read` read last, whose page loads itself again after so many seconds."""
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 

@@ -52,7 +52,7 @@ def parts(records: Records) -> list[str | Figure | Table]:
 
 
 def _base(records: Records, arms: list[regression.MeasuredArm]) -> tuple[dict, str]:
-    """The point that the curves go through, and what it is: the reference, or the arm that is first in rank."""
+    """The point that the curves go through, and its name: the reference, or the arm that is first in rank."""
     arm = verdict.reference_arm(records.file, records.rows)
     params_by_arm = {measured.arm: measured.params for measured in arms}
     if arm in params_by_arm:

@@ -44,7 +44,7 @@ def write_report(
 
 
 def write_pages(records: Records, reload_seconds: int | None = None, pictures: str | None = None) -> Folder:
-    """Writes the report of what was read; returns its folder. Each file is replaced as a whole.
+    """Writes the report of the records; returns its folder. Each file is replaced as a whole.
 
     `reload_seconds`: an open page loads itself again after so many seconds; None for never. `pictures`: svg or png.
     """

@@ -22,21 +22,21 @@ Arms = Mapping[Any, ArmMeasurements]
 
 @dataclass(frozen=True)
 class OrderAgreement:
-    """How often two sizes put two arms into the same order; with the larger size as the target, the decision accuracy
+    """The agreement of two sizes on the order of arms; with the larger size as the target, the decision accuracy
     of Magnusson et al. 2025 (DataDecide, section 2)."""
 
     num_pairs: int
     alike: int
     """Pairs whose mean scores are in the same order at both sizes."""
     known_alike: int
-    """Pairs whose order is known at both sizes, and the same."""
+    """Pairs whose order is known at both sizes and is the same."""
     known_different: int
-    """Pairs whose order is known at both sizes, and not the same."""
+    """Pairs whose order is known at both sizes and differs."""
 
     @property
     def share(self) -> Interval:
-        """The share of pairs in the same order. It can be no less than the pairs known to be, and no more than all but
-        those known not to be: with 95 % probability all of these are told rightly."""
+        """The share of pairs in the same order, with its 95 % interval: at least the pairs whose order is known to be
+        the same, at most all but the pairs whose order is known to differ."""
         n = self.num_pairs
         return Interval(self.alike / n, self.known_alike / n, 1 - self.known_different / n)
 

@@ -1,4 +1,4 @@
-"""The table of a model's scores: a row per suite, task, part and metric, and what is known of the task beside it."""
+"""The table of a model's scores: a row per suite, task, part and metric, with facts of the task beside the score."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OWN_COLUMN = {"acc_clean"}
 _SAME_AS_BPB_CORPUS = {"bits_per_byte"}
 """lm-eval's name of the metric, which has an interval by ours."""
 _HIDDEN_BESIDE_ACCURACY = {"bpb_corpus"}
-"""Metrics that a reader of accuracies does not look for; they are in the metrics all the same."""
+"""Metrics that the table leaves out where a task has an accuracy; the metrics themselves keep them."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _suites(settings: Evaluation) -> dict[str, str]:
     """Maps each task, and the name of each average, to the first of the asked suites that has it."""
     suite_of: dict[str, str] = {}
     for name in settings.suites:
-        if name not in evaluation.suite_names():  # of a run of another version of this package
+        if name not in evaluation.suite_names():  # a run of another version of this package may name it
             continue
         suite = evaluation.suite(name)
         averages = [average.rpartition("/")[0] for average in suite.averages]

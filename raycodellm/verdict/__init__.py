@@ -1,4 +1,4 @@
-"""The verdict: which arms are confirmed with fresh seeds, and what is known of them against the reference."""
+"""The verdict: the arms that are confirmed with fresh seeds, and how they differ from the reference arm."""
 
 from raycodellm.verdict.arms import reference_arm
 from raycodellm.verdict.constraints import Breach, breaches, broken_by

@@ -16,7 +16,7 @@ from raycodellm.verdict.measurements import rows_by_arm, searched_arms, with_met
 
 
 def reference_arm(file: SweepFile, rows: Sequence[Row]) -> int | None:
-    """The arm whose parameters are those of `search.reference`, the first of several; None while there is none."""
+    """The first arm whose parameters are those of `search.reference`; None while no arm has them."""
     point = search.reference_point(file)
     if point is None:
         return None

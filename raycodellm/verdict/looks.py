@@ -1,4 +1,4 @@
-"""The looks at a confirmation: which trials the sweep needs next, and what is known already.
+"""The looks at a confirmation: the trials that the sweep needs next, and the verdicts that are known already.
 
 Nothing is stored: `looks` replays the confirmation from the trials that have ended. So the driver that runs the sweep,
 a driver that continues it, and the report all find the same arms, the same trials and the same verdicts.
@@ -61,7 +61,7 @@ class Looks:
     num_decided: int = 0
     """Looks that have all of their trials, and so have told their verdicts; also while added trials are searched."""
     verdicts: tuple[Verdict, ...] = ()
-    """The verdicts of the last complete look at each arm: those that are final, and those that are not."""
+    """The verdicts of the last complete look at each arm, final ones and others."""
     told: tuple[tuple[Verdict, ...], ...] = ()
     """The verdicts as each decided look told them, those included that earlier looks had made final."""
     counted: Mapping[int, tuple[int, ...]] = field(default_factory=dict)

@@ -49,7 +49,7 @@ def phase_of(row: Row) -> str:
 
 
 def with_metric(rows: Sequence[Row], metric: str) -> list[Row]:
-    """The complete rows that have a finite `metric`, by seed; of rows with the same seed that of the first trial."""
+    """The complete rows that have a finite `metric`, by seed; the first trial's row where several have one seed."""
     by_seed: dict[int, Row] = {}
     for row in sorted(rows, key=lambda row: (row["seed"], row["number"])):
         if metric_of(row, metric) is not None:

@@ -150,7 +150,7 @@ def _ratios(
             between = tuple(arm for _, arms in groups[1:-1] for arm in arms)
             compared.append((name, f"{first} and {last}", (*groups[0][1], *groups[-1][1]), between))
         elif not of_ends and len(groups) > 1:
-            # Of two values the second one against the first is the only comparison.
+            # Two values have one comparison: the second against the first.
             for words, arms in groups[1:] if len(groups) == 2 else groups:
                 compared.append(
                     (name, words, arms, tuple(arm for _, members in groups for arm in members if arm not in arms))

@@ -66,7 +66,7 @@ def _share(share: float | None) -> str:
 
 
 def lines(win_rates: WinRates) -> list[str]:
-    """The result in a line, what is missing, and what is left out."""
+    """Lines on the result, on questions without an answer, and on trials that are left out."""
     progress, rates = win_rates.progress, arm_win_rates(win_rates.judgements)
     sentences = [f"win rates over arm {progress.reference} by {progress.judge}: {_result(rates)}"]
     if progress.num_missing:
@@ -98,7 +98,7 @@ def missing_line(progress: Progress) -> str:
 
 
 def left_out_line(progress: Progress) -> str:
-    """The trials and instructions that are not compared; empty where there are none."""
+    """A line on the trials and instructions that are not compared; empty where all are."""
     left_out = progress.left_out
     parts = {
         "failed trials": left_out.failed,
