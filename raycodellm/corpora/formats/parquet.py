@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycodellm.config import Source
-from raycodellm.corpora.content import open_part
+from raycodellm.corpora.content import HUB, open_part
 from raycodellm.corpora.documents import Record
 from raycodellm.corpora.inputs import MIB, Part
 from raycodellm.corpora.registry import Format
@@ -19,15 +19,16 @@ from raycodellm.corpora.tables import batch_records, columns_to_read, records_of
 def read_parquet(part: Part, source: Source) -> Iterator[Record]:
     """Row group k of n belongs to the part that holds byte k/n of the file, which is known without the footer."""
     with open_part(part) as file:
-        # Arrow's threads would fetch ahead. Such a thread that still holds bytes of a hub's file, which are Python
-        # objects, when Python ends makes the process abort.
+        # Arrow's threads would fetch ahead, and read a column each. Such a thread that still holds bytes of a hub's
+        # file, which are Python objects, when Python ends makes the process abort.
+        has_threads = not part.uri.startswith(HUB)
         parquet = pq.ParquetFile(file, pre_buffer=False)
         columns = columns_to_read(parquet.schema_arrow, source)
         count = parquet.num_row_groups
 
         def read_group(group: int, row: int) -> Iterator[Record]:
             rows = rows_at_once(_largest_dictionary(file, parquet.metadata.row_group(group), columns))
-            for batch in parquet.iter_batches(batch_size=rows, row_groups=[group], columns=columns):
+            for batch in parquet.iter_batches(rows, row_groups=[group], columns=columns, use_threads=has_threads):
                 yield from batch_records(batch, row)
                 row += batch.num_rows
 
