@@ -98,7 +98,7 @@ def watch(dashboard: Dashboard, session: Path, name: str, folder: Path, submit: 
             return seen.answers is None or all(seen.answers.values())
 
         with contextlib.suppress(AssertionError):  # the test says which query has no data
-            wait_until(all_answered, 30)
+            wait_until(all_answered, 120)
     return seen
 
 
@@ -124,7 +124,7 @@ def prometheus(session: Path, folder: Path) -> Iterator[Callable[[str, float], l
         yield ask
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(120)
 
 
 def wait_until(what: Callable[[], Any], seconds: float) -> Any:

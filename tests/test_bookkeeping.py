@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from driver_without_ray import Cluster, Driver
 
 from raycodellm import config, sweep, verdict
+from raycodellm import throttle as throttles
 from raycodellm.dispatch import Snapshot
 from raycodellm.display import LineDisplay, Shown
 from raycodellm.evaluation import Items
@@ -66,13 +68,17 @@ def test_paced_work_takes_a_small_share_of_the_time_however_long_it_takes_once()
         assert spent <= 1.1 * SHARE * (clock.now - began) + seconds, seconds
 
 
-def test_work_that_waits_for_an_answer_is_due_again_at_once() -> None:
+def test_work_that_waits_for_an_answer_is_due_again_at_once(monkeypatch) -> None:
+    clocks = {"monotonic": 100.0, "thread_time": 7.0}
+    monkeypatch.setattr(throttles, "time", SimpleNamespace(**{name: partial(clocks.get, name) for name in clocks}))
     throttle = Throttle(share=0.1)
     for _ in range(3):
         with throttle:
-            time.sleep(0.02)  # counted as work, it would be due 0.2 s later
-    time.sleep(0.02)  # the CPU time of a call, a tenth of a millisecond, over the share
-    assert throttle.is_due
+            clocks["monotonic"] += 20.0  # counted as work, it would be due 200 s later
+            clocks["thread_time"] += 0.25
+        assert not throttle.is_due
+        clocks["monotonic"] += 2.5
+        assert throttle.is_due
 
 
 def test_the_best_arm_is_found_at_each_end_of_few_trials_and_rarely_where_that_takes_long() -> None:

@@ -161,8 +161,9 @@ class Endpoint(http.server.ThreadingHTTPServer):
         self.asked: list[tuple[str, dict[str, str], dict]] = []
         self.lock = threading.Lock()
         self.answers_after = threading.Event()
-        """No question is answered before it is set."""
+        """No question but the first `num_at_once` is answered before it is set."""
         self.answers_after.set()
+        self.num_at_once = self.num_answered = 0
 
     @property
     def url(self) -> str:
@@ -175,7 +176,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.asked.append((self.path, dict(self.headers), body))
             code, headers, reply = self.server.first.pop(0) if self.server.first else (200, {}, b"")
-        self.server.answers_after.wait(30)
+            waits = len(self.server.asked) > self.server.num_at_once
+        if waits:
+            self.server.answers_after.wait()
+        with self.server.lock:
+            self.server.num_answered += 1
         if not reply:
             text = body["messages"][0]["content"]
             one, two = (text.partition(f"answer {n} =====\n")[2].partition("\n\n=====")[0] for n in (1, 2))
@@ -206,11 +211,13 @@ def serving() -> Iterator[Endpoint]:
     server = Endpoint()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield server
-    server.answers_after.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield server
+    finally:
+        server.answers_after.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def judge(endpoint: Endpoint, slept: list[float] | None = None, **settings) -> Judge:
@@ -469,7 +476,7 @@ def served_model(folder: Path) -> Iterator[tuple[str, str]]:
         yield f"http://127.0.0.1:{port}/v1", str(judge_folder)
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)
 
 
 def await_answer(address: str, server: subprocess.Popen) -> None:

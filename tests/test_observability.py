@@ -381,7 +381,7 @@ def test_an_mlflow_server_has_a_run_per_trial_with_its_losses_and_scores(tmp_pat
         assert [point.value for point in client.get_metric_history(run.info.run_id, "pretrain/loss")] == [4.5, 4.25]
     finally:
         os.killpg(server.pid, signal.SIGKILL)
-        server.wait(10)
+        server.wait(120)
 
 
 @pytest.mark.exhaustive

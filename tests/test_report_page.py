@@ -3,6 +3,7 @@ shows as text what a sweep file or an error says. Needs Chromium and playwright.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import resource
@@ -27,6 +28,8 @@ needs_browser = pytest.mark.skipif(
     reason="needs Chromium (apt-get install chromium) and playwright (pip install -e '.[dev]')",
 )
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+PATIENCE = 300_000
+"""Milliseconds that a browser may take, on a busy machine, for anything."""
 HOSTILE = "<!--<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\"'{{ 7 * 7 }}"
 
 
@@ -36,7 +39,7 @@ def browser() -> Iterator:
 
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--force-color-profile=srgb"]
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, timeout=PATIENCE)
         yield started
         started.close()
 
@@ -48,11 +51,12 @@ class Page:
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.tab = browser.new_context(viewport=size, color_scheme=scheme).new_page()
+        self.tab.set_default_timeout(PATIENCE)
         self.tab.on("console", lambda message: self.complaints.append(message.text))
         self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.tab.on("request", lambda request: self.requests.append(request.url))
         self.tab.goto(f"file://{folder.local}/index.html")
-        self.tab.wait_for_selector("html[data-ready=yes]", timeout=60_000)
+        self.tab.wait_for_selector("html[data-ready=yes]")
 
     def requests_elsewhere(self) -> list[str]:
         return [url for url in self.requests[1:] if not url.startswith(("data:", "blob:"))]
@@ -65,6 +69,15 @@ class Page:
         """The shown cells of a column of the section's table."""
         rows = f"#{section} tbody tr:not([hidden]) td:nth-child({place + 1})"
         return self.tab.eval_on_selector_all(rows, "cells => cells.map(cell => cell.textContent)")
+
+    def scroll(self, place: int) -> None:
+        """Scrolls to the place, also a page that loads itself again just then."""
+        from playwright.sync_api import Error
+
+        while True:
+            with contextlib.suppress(Error):
+                if self.tab.evaluate(f"scrollTo(0, {place}), scrollY") == place:
+                    return
 
     def picture(self, name: str) -> None:
         """Keeps a picture where RAYCODELLM_TEST_PICTURES names a folder, for people to look at."""
@@ -169,7 +182,7 @@ def test_a_page_that_is_kept_current_loads_itself_again_and_stays_where_it_was(b
     run = write_run(storage)
     folder = report.write_pages(report.read_records(run, storage), reload_seconds=1)
     page = Page(browser, folder, PHONE)
-    page.tab.evaluate("scrollTo(0, 1500)")
+    page.scroll(1500)
     report.write_pages(report.read_records(run, storage))  # the last one, of a sweep that has ended
     page.tab.wait_for_selector("html[data-ready=yes] head:not(:has(meta[http-equiv=refresh]))", state="attached")
     place = page.tab.evaluate("scrollY")  # the line that says that the page is kept current has gone from its head

@@ -44,7 +44,7 @@ def when(condition: Callable[[], bool], then: Callable[[], None]) -> threading.T
     """Does `then` in a thread as soon as `condition` holds."""
 
     def wait() -> None:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 500
         while not condition() and time.monotonic() < until:
             time.sleep(0.02)
         then()

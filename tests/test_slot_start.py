@@ -150,7 +150,12 @@ class FakeTrainer:
 def test_the_end_of_a_sweep_ends_slots_that_have_no_workers_at_once_and_others_when_they_were_told(monkeypatch) -> None:
     monkeypatch.setattr(pool.ray, "get", lambda answer, timeout=None: ["slot 1"])
     told = threading.Event()
-    close = SimpleNamespace(remote=told.set)
+
+    def tell() -> None:
+        told.set()
+        made.threads["slot 2"].join()  # one that hears soon enough
+
+    close = SimpleNamespace(remote=tell)
     made = SlotPool(SimpleNamespace(close=close), Scaling(), 3, None, lambda: Sight(1))  # type: ignore[arg-type]
     made.supervisor = threading.Thread(target=lambda: None)
     made.supervisor.start()
@@ -165,4 +170,6 @@ def test_the_end_of_a_sweep_ends_slots_that_have_no_workers_at_once_and_others_w
         made.threads[name].start()
     made.close(wait_seconds=0.2)
     assert waits.killed.is_set() and not works.killed.is_set() and hangs.killed.is_set()
+    for thread in made.threads.values():
+        thread.join(120)
     assert not any(thread.is_alive() for thread in made.threads.values())

@@ -60,12 +60,12 @@ def test_a_running_driver_elsewhere_is_interrupted_as_by_ctrl_c(tmp_path):
     code = (
         "import time; from raycodellm.files import Folder; from raycodellm.sweep.ownership import Owner\n"
         f"owner = Owner(Folder({str(tmp_path)!r}), machine='elsewhere'); owner.beat_seconds = 0.2; owner.claim(print)\n"
-        "with owner.held():\n    print('claimed', flush=True)\n    time.sleep(100)\n"
+        "with owner.held():\n    print('claimed', flush=True)\n    time.sleep(500)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout.readline() == b"claimed\n"
         assert stop_request.stop(Folder(str(tmp_path)), print) == f"process {process.pid} on {platform.node()}"
-        assert process.wait(10) == -signal.SIGINT
+        assert process.wait(120) == -signal.SIGINT
     assert not (tmp_path / OWNER).exists()
 
 
@@ -98,12 +98,12 @@ def test_a_driver_of_this_machine_gets_a_signal_and_its_end_is_waited_for(tmp_pa
     (tmp_path / "sweep.yaml").write_text("name: x\n")
     code = (
         "import sys, time; from raycodellm.files import Folder; from raycodellm.sweep.ownership import Owner\n"
-        f"Owner(Folder({str(tmp_path)!r})).claim(print); print('claimed', flush=True); time.sleep(100)"
+        f"Owner(Folder({str(tmp_path)!r})).claim(print); print('claimed', flush=True); time.sleep(500)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "claimed\n"
         assert cli.main(["stop", str(tmp_path)]) == 0
-        assert process.wait(10) == -signal.SIGTERM
+        assert process.wait(120) == -signal.SIGTERM
     assert f"stopped: process {process.pid}" in capsys.readouterr().out
     assert cli.main(["stop", str(tmp_path)]) == 0
     assert f"nothing runs {tmp_path.name}" in capsys.readouterr().out

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from raycodellm import config, ingest
 from raycodellm.config import UserError
 from raycodellm.files import Folder
-from raycodellm.ingest import blocks, cache, readers
+from raycodellm.ingest import blocks, cache, readers, step_batches
 from raycodellm.mixture import Plan
 from raycodellm.records import SourceSlice
 from raycodellm.schedule import Schedule
@@ -350,7 +350,7 @@ def start_filling(bucket: Path, folder: Path, seconds_per_read: float = 0.0):
 def test_two_processes_at_once_make_one_copy(tmp_path):
     write_store(tmp_path / "bucket" / "s")
     both = [start_filling(tmp_path / "bucket", tmp_path / "cache", 0.05) for _ in range(2)]
-    told = [queue.get(timeout=60) for _, queue in both]
+    told = [queue.get(timeout=500) for _, queue in both]
     for process, _ in both:
         process.join()
     assert all(near for _, near in told)
@@ -408,15 +408,24 @@ class SlowStore:
 @pytest.mark.slow
 def test_training_slower_than_reading_never_waits_and_a_slow_store_shows_as_waiting(monkeypatch):
     monkeypatch.setattr(readers, "BLOCK_BYTES", 8 * LENGTH * blocks.TOKEN_BYTES)
+    made: list[readers.Prefetcher] = []
+
+    class Prefetcher(readers.Prefetcher):
+        def __init__(self, source) -> None:
+            super().__init__(source)
+            made.append(self)
+
+    monkeypatch.setattr(step_batches, "Prefetcher", Prefetcher)
     waited, ready = [], []
-    for batch in ingest.steps(CountingPlan(240), [SlowStore(0.002)] * 2, LENGTH, 8, 0):
+    for number, batch in enumerate(ingest.steps(CountingPlan(240), [SlowStore(0.002)] * 2, LENGTH, 8, 0), 1):
         waited.append(batch.wait_seconds)
         ready.append(batch.blocks_ready)
-        time.sleep(0.02)
-    assert np.median(waited[3:]) < 0.002, "four milliseconds of reading fit into twenty of training"
-    assert np.median(ready[3:]) == readers.BLOCKS_AHEAD
-    batches = list(ingest.steps(CountingPlan(96), [SlowStore(0.02)] * 2, LENGTH, 8, 0))
-    assert np.median([batch.wait_seconds for batch in batches]) > 0.03
+        while number < 29 and made[0].num_ready < readers.BLOCKS_AHEAD:  # training takes longer than reading
+            time.sleep(0.001)
+    assert len(waited) == 30 and np.median(waited[1:]) < 0.002, "reading takes four milliseconds"
+    assert set(ready[1:29]) == {readers.BLOCKS_AHEAD}
+    batches = list(ingest.steps(CountingPlan(40), [SlowStore(0.1)] * 2, LENGTH, 8, 0))
+    assert np.median([batch.wait_seconds for batch in batches]) > 0.1, "of 0.2 s of reading"
     assert np.median([batch.blocks_ready for batch in batches]) == 0
 
 

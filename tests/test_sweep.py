@@ -396,7 +396,7 @@ def watch(opened: sweep.Run, monkeypatch) -> Iterator[Callable]:
         if not head_is_there:
             head.close()
         with pytest.raises(sweep.SweepLost) as lost:
-            watcher.watch(lambda: (watched.looked if ends_first else stopper.lost).wait(30), look_seconds=0.01)
+            watcher.watch(lambda: (watched.looked if ends_first else stopper.lost).wait(300), look_seconds=0.01)
         assert stopper.is_set()
         assert not stopper.stopping.is_set()
         return watched, stopper, str(lost.value)

@@ -514,7 +514,7 @@ os.{call} = killed
 make()
 """
     process = start(code, text_source, trained, tmp_path / "store")
-    process.communicate(timeout=60)
+    process.communicate(timeout=500)
     assert process.returncode == -9
     with pytest.raises(FileNotFoundError):
         TokenStore.open(str(tmp_path / "store"))
@@ -535,7 +535,7 @@ try:
 except OSError as error:
     print(error)
 """
-    out, err = start(code, text_source, trained, tmp_path / "store").communicate(timeout=60)
+    out, err = start(code, text_source, trained, tmp_path / "store").communicate(timeout=500)
     assert "store/tokens-00000.arrow: cannot be written" in out and "File too large" in out, err
     assert list((tmp_path / "store").iterdir()) == []
 
@@ -544,7 +544,7 @@ except OSError as error:
 def test_writers_of_one_store_at_once_do_not_disturb_each_other(tmp_path, text_source, trained):
     code = "print(make().manifest.num_tokens)"
     writers = [start(code, text_source, trained, tmp_path / "store") for _ in range(3)]
-    said = {writer.communicate(timeout=60)[0] for writer in writers}
+    said = {writer.communicate(timeout=500)[0] for writer in writers}
     store = TokenStore.open(str(tmp_path / "store"))
     store.verify()
     assert said == {f"{store.num_tokens}\n"}
@@ -678,7 +678,7 @@ def test_reading_a_store_imports_neither_ray_nor_transformers(tmp_path):
         f"TokenStore.open({str(tmp_path)!r}).read(np.arange(3), 4);"
         "print([m for m in ('ray', 'transformers', 'torch', 'tokenizers') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=500, check=True)
     assert done.stdout.strip() == "[]"
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lease_process
@@ -27,7 +27,7 @@ from raycodellm.sweep.stop_request import stop
 pytestmark = pytest.mark.slow
 
 PROGRAM = Path(__file__).parent / "lease_process.py"
-SECONDS = 60.0
+SECONDS = 300.0
 GRID = (
     "search.sampler=grid",
     "search.trials=null",
@@ -48,9 +48,9 @@ def folder(store, request) -> Folder:
     return Folder(f"s3://data/{request.node.name}")
 
 
-def owner(folder: Folder, machine: str, heartbeat: ownership.Heartbeat | None = None) -> Owner:
-    made = Owner(folder, machine=machine)
-    made.heartbeat = heartbeat or ownership.Heartbeat(beat=0.05, stale=0.4, look=0.02, settle=0.0)
+def owner(folder: Folder, machine: str, clock: Callable[[], float] = time.monotonic) -> Owner:
+    made = Owner(folder, clock, machine=machine)
+    made.heartbeat = ownership.Heartbeat(beat=0.05, stale=0.4, look=0.02, settle=0.0)
     made.beat_seconds, made.stale_seconds, made.settle_seconds = (
         made.heartbeat.beat,
         made.heartbeat.stale,
@@ -63,13 +63,19 @@ def test_of_drivers_that_take_a_run_folder_in_the_same_instant_exactly_one_has_i
     for before in (None, {"holder": "process 1 on a machine that is gone", "token": "old", "beats": 3}):
         if before is not None:
             folder.write_json(OWNER, before)
-        owners = [owner(folder, f"machine {number}") for number in range(6)]
+        now, waiting = [0.0], []  # a clock that stands still once the old driver is gone: no slow thread is taken so
+        owners = [owner(folder, f"machine {number}", lambda now=now: now[0]) for number in range(6)]
         barrier, taken, refused = threading.Barrier(len(owners)), [], []
 
-        def claim(one: Owner, barrier=barrier, taken=taken, refused=refused) -> None:
+        def waits(line: str, now=now, waiting=waiting) -> None:
+            waiting.append(line)
+            if len(waiting) == 6:
+                now[0] = 1.0
+
+        def claim(one: Owner, waits=waits, barrier=barrier, taken=taken, refused=refused) -> None:
             barrier.wait()
             try:
-                one.claim(lambda line: None)
+                one.claim(waits)
             except UserError as error:
                 refused.append(str(error))
                 return

@@ -50,13 +50,13 @@ BOMB = "\n".join(
     ],
 )
 def test_what_is_not_plain_yaml_is_refused_at_once(text: str, words: tuple[str, ...]) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(UserError) as caught:
         read_yaml(text, "file")
     message = str(caught.value)
     assert all(word in message for word in words), message
     assert len(message) < 280 and "\n" not in message
-    assert time.monotonic() - began < 5.0
+    assert time.process_time() - began < 5.0
 
 
 def test_numbers_are_those_of_yaml_1_2_and_dates_are_text() -> None:

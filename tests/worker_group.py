@@ -27,7 +27,7 @@ def together(num_workers: int, work: Callable[[int, Callable[[Any], list[Any]]],
             number, num_told = num_told, num_told + 1
             told.setdefault(number, {})[rank] = mine
             turn.notify_all()
-            assert turn.wait_for(lambda: len(told[number]) == num_workers, timeout=60), "a worker waits for ever"
+            assert turn.wait_for(lambda: len(told[number]) == num_workers, timeout=500), "a worker waits for ever"
             return [told[number][one] for one in range(num_workers)]
 
         with turn:
