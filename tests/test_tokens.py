@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +43,8 @@ from raycodellm.tokens import (
 )
 from raycodellm.tokens.manifest import token_dtype, write_manifest
 from raycodellm.tokens.packing import pack
+from raycodellm.tokens.parallel import make_at_once
+from raycodellm.tokens.progress import SourceProgress
 from raycodellm.tokens.ranges import RemoteValues
 from raycodellm.tokens.shard_files import write_shard
 from raycodellm.tokens.tokenizer import (
@@ -662,6 +669,31 @@ def test_a_sweep_is_prepared_once_and_inspected_without_reading(tmp_path, text_s
     assert again.stores["a"].manifest == prepared.stores["a"].manifest
     changed = sweep.model_copy(update={"seed": 1})
     assert inspect(changed, storage)["a"].is_estimate
+
+
+@pytest.mark.parametrize("ends", [UserError("sources.b: no text"), KeyboardInterrupt()])
+def test_token_stores_in_work_are_given_up_where_another_fails_or_the_user_stops(ends: BaseException) -> None:
+    reported: list[str] = []
+    is_in_work, has_ended = threading.Event(), threading.Event()
+
+    def make(name: str, report: Callable[[SourceProgress], None]) -> str:
+        if name == "a":  # goes on for ever
+            with contextlib.closing(SimpleNamespace(close=has_ended.set)):
+                while True:
+                    report(SourceProgress(name, "running"))
+                    is_in_work.set()
+                    time.sleep(0.001)
+        assert is_in_work.wait(30)
+        if isinstance(ends, KeyboardInterrupt):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            return name
+        raise ends
+
+    with pytest.raises(type(ends)):
+        make_at_once(["a", "b"], make, lambda event: reported.append(event.source))
+    assert has_ended.is_set() and set(reported) == {"a"}
+    made = make_at_once(["a", "b"], lambda name, report: name.upper(), lambda event: None)
+    assert list(made.items()) == [("a", "A"), ("b", "B")] and make_at_once([], make, reported.append) == {}
 
 
 def test_a_source_that_cannot_be_found_is_named(tmp_path):

@@ -6,7 +6,6 @@ import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,6 +26,7 @@ from raycodellm.retrying import patiently
 from raycodellm.tokens.build import finished_store, prepare_store, store_fingerprint, undamaged_store
 from raycodellm.tokens.first_look import look_into
 from raycodellm.tokens.packing import PackingReport
+from raycodellm.tokens.parallel import make_at_once
 from raycodellm.tokens.progress import Report, SourceProgress, progress_of
 from raycodellm.tokens.store import TokenStore
 from raycodellm.tokens.tokenizer import TokenizerInfo, build_tokenizer, finished_tokenizer, tokenizer_fingerprint
@@ -104,16 +104,15 @@ def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None, items
     )
     tokenizer_target = tokenizer_folder(storage, tokenizer_identity)
     tokenizer = patiently(lambda: _prepare_tokenizer(sweep, inputs, tokenizer_target, report), "the tokenizer")
-    with ThreadPoolExecutor(max_workers=max(1, min(4, len(missing)))) as pool:
-        settings = (tokenizer.folder, tokenizer_identity, sweep.seed)
+    settings = (tokenizer.folder, tokenizer_identity, sweep.seed)
 
-        def make(name: str) -> TokenStore:
-            source, folder = sweep.complete_source(name), folders[name]
-            return prepare_store(name, source, inputs[name], *settings, folder, report, benchmarks[name])
-
+    def make(name: str, report: Report) -> TokenStore:
+        source, folder = sweep.complete_source(name), folders[name]
+        start = partial(prepare_store, name, source, inputs[name], *settings, folder, report, benchmarks[name])
         # A store that was begun when the storage fell silent is made again from its first document.
-        new_stores = pool.map(lambda name: patiently(lambda: make(name), f"source {name}"), missing)
-        stores = {**finished, **dict(zip(missing, new_stores, strict=True))}
+        return patiently(start, f"source {name}")
+
+    stores = {**finished, **make_at_once(list(missing), make, report)}
     ordered_stores = {name: stores[name] for name in sweep.sources}
     warnings = tuple(_warnings(benchmarks))
     return Prepared(tokenizer.folder, tokenizer_identity, tokenizer.vocab_size, ordered_stores, warnings)
