@@ -15,6 +15,7 @@ import yaml
 
 from raycodellm import config
 from raycodellm.config import SweepFile, UserError
+from raycodellm.config.errors import nearest_place
 from raycodellm.files import DamagedFile, Folder, cause
 from raycodellm.records import StageRecord, TrialResult, from_json
 from raycodellm.rungs import Rung
@@ -82,8 +83,10 @@ def no_run_folder(folder: Folder) -> str:
     """The refusal of a folder that is no run folder; of a storage it names the first run folder."""
     names = folder.list() if folder.exists("stages") or folder.exists("tokens") else []
     runs = sorted(name for name in names if (folder / name).exists("sweep.yaml"))
-    example = f", such as {folder / runs[0]}" if runs else ""
-    return f"{folder}: is not a run folder (it has no sweep.yaml); give <storage>/<sweep name>{example}"
+    hint = f", such as {folder / runs[0]}" if runs else ""
+    if folder.local is not None and not folder.local.exists():
+        hint = f"; {nearest_place(folder.uri)}"
+    return f"{folder}: is not a run folder (it has no sweep.yaml); give <storage>/<sweep name>{hint}"
 
 
 def read_sweep_file(run: Folder, say: Callable[[str], Any] | None = None) -> SweepFile:

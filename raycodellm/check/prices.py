@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from raycodellm import config
 from raycodellm.config import UserError
+from raycodellm.config.errors import nearest_place
 
 SHIPPED = Path(__file__).with_name("prices.yaml")
 
@@ -88,7 +89,9 @@ def _read(path: Path) -> Prices:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--prices {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        hint = f"; {nearest_place(str(path))}" if isinstance(error, FileNotFoundError) else ""
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--prices {path}: cannot be read ({reason}){hint}") from error
     tree = config.read_yaml(text, f"--prices {path}")
     try:
         return Prices.model_validate(tree)

@@ -16,7 +16,7 @@ from raycodellm.config import phase_shares
 from raycodellm.config.credentials import refuse_credentials
 from raycodellm.config.early_stopping import require_comparable
 from raycodellm.config.enqueued import enqueued_points, reference_point
-from raycodellm.config.errors import UserError, shown
+from raycodellm.config.errors import UserError, nearest_place, shown
 from raycodellm.config.ladder_sizes import Carried, check_searches, size_tree
 from raycodellm.config.messages import explain
 from raycodellm.config.old_spellings import current_path, in_current_spelling
@@ -126,7 +126,8 @@ def load(path: str | Path, overrides: tuple[str, ...] = ()) -> SweepFile:
         if isinstance(error, UnicodeDecodeError):
             raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); a sweep file is YAML") from error
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be read ({reason}); give the path of a sweep file") from error
+        hint = f"; {nearest_place(str(path))}" if isinstance(error, FileNotFoundError) else ""
+        raise UserError(f"{path}: cannot be read ({reason}); give the path of a sweep file{hint}") from error
     return parse(text, origin=str(path), overrides=overrides)
 
 

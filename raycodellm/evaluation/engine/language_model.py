@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import UserError
+from raycodellm.config.errors import nearest_place
 from raycodellm.evaluation.engine.constrained import TextPattern
 from raycodellm.evaluation.engine.decoding import Constraint, Decoding, StopWords
 from raycodellm.evaluation.engine.encoding import Encoder, TokenPair
@@ -43,7 +44,8 @@ def model_files(model: Folder | Path | str) -> Iterator[str]:
     elif isinstance(model, str) and hub_commits.folder_of(model) is None:
         yield model
     else:
-        raise UserError(f"there is no model folder {str(folder)!r}; give one that holds config.json and safetensors")
+        hint = nearest_place(str(folder))
+        raise UserError(f"there is no model folder {str(folder)!r} with config.json and safetensors; {hint}")
 
 
 def load_model(
