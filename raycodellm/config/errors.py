@@ -74,13 +74,15 @@ def suggest(found: object, known: Iterable[object]) -> str:
 def nearest_place(path: str) -> str:
     """Says what exists near a local path that leads nowhere, or to a thing of the wrong kind: `did you mean …?` where
     the last folder on the way has a similar name, else that folder."""
-    place = Path(path).expanduser()
-    if place.exists():
+    place = Path(os.path.expanduser(path))
+    if os.path.exists(place):  # unlike Path.exists, False also below a folder that may not be entered
         return f"that is a {'folder' if place.is_dir() else 'file'}"
     folders = [place, *place.parents, Path()]
-    number, folder = next((number, folder) for number, folder in enumerate(folders) if folder.exists())
+    number, folder = next((number, folder) for number, folder in enumerate(folders) if os.path.exists(folder))
     try:
         name = nearest(folders[number - 1].name, itertools.islice(os.listdir(folder), _COMPARED))
-    except OSError:  # a file, or a folder that may not be read
+    except NotADirectoryError:
+        return f"{folder} is a file"
+    except OSError:  # the folder may not be read
         name = None
     return f"did you mean {folder / name}?" if name else f"the nearest folder that exists is {folder.absolute()}"
