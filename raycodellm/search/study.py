@@ -213,8 +213,8 @@ class SweepStudy:
         return self._live_trial(number)
 
     def _is_lost_confirmation(self, trial: FrozenTrial) -> bool:
-        """True for an open trial without an arm whose number tells that it was a confirmation trial: at least as many
-        other trials precede it as the search has. Trials added to the search follow confirmation trials."""
+        """True for an open trial without an arm whose number tells that it was a confirmation trial: the trials before
+        it that are no confirmation trials are all that the search has. Trials added to the search come later."""
         confirms = self._file.example().search.confirm is not None
         if not confirms or _has_arm(trial) or trial.state.is_finished():
             return False

@@ -42,7 +42,7 @@ class Results:
         self._trials = TrialsSoFar([sharing_names(result) for result in run.results_at_start])
         self._table = GrowingTable()
         self._num_changes = 0
-        """Trials that began or ended since the table was last written."""
+        """How often a trial began or ended since the table was last written."""
         self._written_at = clock()
         self.num_ended = 0
         """Trials that have ended in this run."""
