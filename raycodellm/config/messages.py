@@ -66,10 +66,10 @@ def _merge_faults(faults: Iterable[str]) -> list[str]:
     ways_of: dict[str, list[tuple[str, str]]] = {}
     for fault in faults:
         subject, separator, requirement = fault.partition("; must be ")
-        remedy, sign, hint = requirement.partition("; ")
-        ways_of.setdefault(subject if separator else fault, []).extend([(remedy, sign + hint)] if separator else [])
+        allowed, sign, hint = requirement.partition("; ")
+        ways_of.setdefault(subject if separator else fault, []).extend([(allowed, sign + hint)] if separator else [])
     return [
-        f"{subject}; must be {' or '.join(remedy for remedy, _ in ways)}{''.join(hint for _, hint in ways)}"
+        f"{subject}; must be {' or '.join(allowed for allowed, _ in ways)}{''.join(hint for _, hint in ways)}"
         if ways
         else subject
         for subject, ways in ways_of.items()
