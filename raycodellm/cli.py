@@ -30,19 +30,13 @@ from raycodellm.commands.parsers import CommandParser, Parser
 from raycodellm.commands.request import DEFAULT_STORAGE
 from raycodellm.config import Evaluation, UserError, refuse_credentials, without_credentials
 from raycodellm.files import Damaged, Folder, cause
-from raycodellm.slots.threads import threads_left
+from raycodellm.slots.threads import leave
 from raycodellm.version import __version__
 
 
 def entry() -> None:
-    """The installed command. Leaves at once while a thread is stuck in Ray, since Python's own exit would crash."""
-    code = main()
-    with contextlib.suppress(OSError):  # `main` has reported a broken output
-        sys.stdout.flush()
-        sys.stderr.flush()
-    if threads_left():
-        os._exit(code)
-    sys.exit(code)
+    """The installed command."""
+    leave(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -199,10 +199,25 @@ def test_a_mistyped_command_or_choice_is_answered_with_the_one_that_was_meant(ca
 
 
 @pytest.mark.slow
-def test_a_command_that_starts_no_slot_imports_none_at_its_end() -> None:
-    code = (
-        "import sys; import raycodellm.cli; from raycodellm.slots.threads import threads_left; "
-        "print(threads_left(), 'torch' in sys.modules)"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.split() == ["False", "False"]
+def test_a_command_that_starts_no_slot_imports_none_at_its_end_and_leaves_without_taking_python_apart() -> None:
+    code = """
+import atexit, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+from raycodellm import cli
+from raycodellm.slots.threads import threads_left
+
+print(threads_left(), "torch" in sys.modules)
+atexit.register(print, "exit")
+
+class Held:
+    def __del__(self):
+        print("taken apart")
+
+held, pool = Held(), ThreadPoolExecutor(1)
+pool.submit(time.sleep, 0)  # its thread ends with Python only
+threading.Thread(target=lambda: (time.sleep(0.05), print("thread"))).start()
+cli.main = lambda: 5
+cli.entry()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.stdout.split() == ["False", "False", "thread", "exit"] and ended.returncode == 5, ended.stderr

@@ -426,6 +426,7 @@ def test_the_sizes_of_a_ladder_share_one_cluster_and_a_sweep_leaves_its_own(
     is_kept, connections, tmp_path, monkeypatch
 ) -> None:
     done: list[str] = []
+    monkeypatch.setattr("raycodellm.commands.connection.threads_left", lambda: False)  # another test may have left some
     monkeypatch.setattr("raycodellm.cluster.disconnect", lambda: done.append("left"))
     monkeypatch.setattr("raycodellm.cluster.looked_at_again", lambda cluster, log: (cluster, log.name))
     connection = ClusterConnection(is_kept=is_kept)

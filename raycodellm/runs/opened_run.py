@@ -150,7 +150,8 @@ class OpenedRun:
             raise UserError(
                 f"{self.name}: trial {trial} has no items, since it is {result.state}; complete: {_numbers(complete)}"
             )
-        return evaluation.read_trial_items(folder, self.run.storage).to_pandas()
+        # Arrow's threads would make the objects, and a script that ends in that moment aborts.
+        return evaluation.read_trial_items(folder, self.run.storage).to_pandas(use_threads=False)
 
     def stages(self, trial: int) -> dict[str, StageRecord]:
         """The records of the trial's finished stages by their keys, in order."""
