@@ -26,16 +26,17 @@ STATES = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL", "running
 
 
 def disagreements(folder: Folder, storage: Folder) -> list[str]:
-    """A line for each fact that two of the five tell differently; empty where all agree. The report is written anew.
+    """A line for each fact that two of files, study, table, status and report tell differently; empty where all agree.
+    The report is written anew.
 
     For a sweep that no driver runs, and whose last one was not killed.
     """
     run = sweep.Run(storage_files.read_sweep_file(folder), storage)
     results = sweep.read_results(run)
-    found = [*_of_study(run, results), *_of_table(run, results)]
+    lines = [*_study_disagreements(run, results), *_table_disagreements(run, results)]
     if results:
-        found += [*_of_status(run, results), *_of_report(run, results)]
-    return found
+        lines += [*_status_disagreements(run, results), *_report_disagreements(run, results)]
+    return lines
 
 
 def unlike_the_account(account: sweep.Account, folder: Folder, storage: Folder) -> list[str]:
@@ -51,25 +52,27 @@ def unlike_the_account(account: sweep.Account, folder: Folder, storage: Folder) 
     if records.sweep.budget.tokens is not None and records.states.keys() <= {"complete", "pruned"}:
         pairs["spent"] = (account.spent.tokens, records.sharing.tokens_trained)
     return [
-        f"{name}: {one} by the account, {other} by the report" for name, (one, other) in pairs.items() if one != other
+        f"{name}: {by_account} by the account, {by_report} by the report"
+        for name, (by_account, by_report) in pairs.items()
+        if by_account != by_report
     ]
 
 
-def _of_study(run: sweep.Run, results: list[TrialResult]) -> Iterator[str]:
-    known = {trial.number: trial for trial in search.read_journal(run.journal, run.file, {}).trials}
-    told = {result.number: result for result in results}
-    for number in sorted(known.keys() | told.keys()):
-        trial, result = known.get(number), told.get(number)
+def _study_disagreements(run: sweep.Run, results: list[TrialResult]) -> Iterator[str]:
+    study_trials = {trial.number: trial for trial in search.read_journal(run.journal, run.file, {}).trials}
+    results_by_number = {result.number: result for result in results}
+    for number in sorted(study_trials.keys() | results_by_number.keys()):
+        trial, result = study_trials.get(number), results_by_number.get(number)
         if trial is None:
             yield f"the study lacks trial {number}"
         elif result is None:
             if trial.state.name not in ("WAITING", "RUNNING"):
                 yield f"trial {number} has no folder, and is {trial.state.name} in the study"
         else:
-            yield from (f"trial {number}: {line}" for line in _of_one(run, trial, result))
+            yield from (f"trial {number}: {line}" for line in _trial_disagreements(run, trial, result))
 
 
-def _of_one(run: sweep.Run, trial: Any, result: TrialResult) -> Iterator[str]:
+def _trial_disagreements(run: sweep.Run, trial: Any, result: TrialResult) -> Iterator[str]:
     objectives, is_complete = run.sweep.search.objectives, result.state == "complete"
     is_untold = waits_for_reference(run, sweep.read_results(run)[0]) and trial.state.name == "RUNNING"
     if is_untold and (trial.user_attrs["arm"], trial.values) == (result.arm, None):
@@ -92,20 +95,21 @@ def _of_one(run: sweep.Run, trial: Any, result: TrialResult) -> Iterator[str]:
         yield "the study has other parameters than its files"
 
 
-def _of_table(run: sweep.Run, results: list[TrialResult]) -> Iterator[str]:
+def _table_disagreements(run: sweep.Run, results: list[TrialResult]) -> Iterator[str]:
     path = f"{run.folder.uri}/trials.parquet"
     rows = pq.read_table(path).to_pylist() if run.folder.exists("trials.parquet") else []
     numbers = [row["number"] for row in rows], [result.number for result in results]
     if numbers[0] != numbers[1]:
         yield f"trials.parquet has the trials {numbers[0]}, and these have folders: {numbers[1]}"
     for row, result in zip(rows, results, strict=False):
-        wanted = result.row()
-        names = row.keys() | wanted.keys() if result.state in ENDED else ("number", "state", "arm", "seed", "phase")
+        expected = result.row()
+        names = row.keys() | expected.keys() if result.state in ENDED else ("number", "state", "arm", "seed", "phase")
         for name in sorted(names):
             if result.state not in ENDED and name == "state" and row["state"] not in ENDED:
                 continue  # running or waiting
-            if not _is_same(row.get(name), wanted.get(name)):
-                yield f"trial {result.number}: {name} is {row.get(name)} in trials.parquet, {wanted.get(name)} in files"
+            if not _is_same(row.get(name), expected.get(name)):
+                values = f"{row.get(name)} in trials.parquet, {expected.get(name)} in files"
+                yield f"trial {result.number}: {name} is {values}"
 
 
 def _is_same(one: Any, other: Any) -> bool:
@@ -113,37 +117,40 @@ def _is_same(one: Any, other: Any) -> bool:
     return lists[0] == lists[1] or (one != one and other != other) or str(one) == str(other)
 
 
-def _of_status(run: sweep.Run, results: list[TrialResult]) -> Iterator[str]:
+def _status_disagreements(run: sweep.Run, results: list[TrialResult]) -> Iterator[str]:
     status = RunStatus.of(run, results)
-    told = status.as_json()
+    document = status.as_json()
     states = Counter(result.state for result in results)
     num_ended = sum(states[state] for state in ENDED)
-    if told["states"] != states or told["num_ended"] != num_ended:
-        yield f"status counts {told['states']}, {told['num_ended']} of them ended; the files have {dict(states)}"
+    if document["states"] != states or document["num_ended"] != num_ended:
+        counts = f"{document['states']}, {document['num_ended']} of them ended"
+        yield f"status counts {counts}; the files have {dict(states)}"
     if not status.lines()[0].startswith(f"{run.sweep.name}: {num_ended} of {status.num_trials} trials ended"):
         yield f"status begins with {status.lines()[0]!r}"
-    for one, result in zip(told["trials"], results, strict=True):
+    for row, result in zip(document["trials"], results, strict=True):
         for name in ("number", "state", "arm", "seed", "phase", "params", "metrics", "error", "stopped_by"):
-            if one[name] != finite_json(getattr(result, name)):
-                yield f"trial {result.number}: {name} is {one[name]} in status, {getattr(result, name)} in its files"
+            if row[name] != finite_json(getattr(result, name)):
+                yield f"trial {result.number}: {name} is {row[name]} in status, {getattr(result, name)} in its files"
 
 
-def _of_report(run: sweep.Run, results: list[TrialResult]) -> Iterator[str]:
+def _report_disagreements(run: sweep.Run, results: list[TrialResult]) -> Iterator[str]:
     records = report.read_records(run.folder, run.storage)
     folder = report.write_pages(records)
     status = RunStatus.of(run, results)
     text = folder.read_bytes("report.md").decode()
     num_ended = sum(result.state in ENDED for result in results)
-    counted = {"trials": (records.num_trials, status.num_trials), "ended": (records.num_ended, num_ended)}
-    counted["verdict.json"] = (folder.read_json("verdict.json")["num_ended"], num_ended)
-    counted["unbegun"] = (records.num_unbegun, status.num_unbegun)
+    counts = {"trials": (records.num_trials, status.num_trials), "ended": (records.num_ended, num_ended)}
+    counts["verdict.json"] = (folder.read_json("verdict.json")["num_ended"], num_ended)
+    counts["unbegun"] = (records.num_unbegun, status.num_unbegun)
     yield from (
-        f"{name}: {one} in the report, {other} in status" for name, (one, other) in counted.items() if one != other
+        f"{name}: {by_report} in the report, {by_status} in status"
+        for name, (by_report, by_status) in counts.items()
+        if by_report != by_status
     )
     yield from (f"the report lost {line}" for line in records.lost)
-    shown = {row[0]: str(row) for row in tables.trials(records).rows}
+    table_rows = {row[0]: str(row) for row in tables.trials(records).rows}
     for result in results:
-        line = shown.get(trial_name(result.number), "")
+        line = table_rows.get(trial_name(result.number), "")
         if result.state in ENDED and result.state not in line:
             yield f"trial {result.number} is {result.state}, and the report's table says {line!r}"
         if result.state == "failed" and not re.search(rf"\| *{trial_name(result.number)} *\|", text):

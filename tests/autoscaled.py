@@ -46,8 +46,8 @@ class Autoscaled:
         port = free_port()
         self.folder = folder
         self.address = f"{ray.util.get_node_ip_address()}:{port}"
-        unheard = ("RAY_", "TUNE_", "CUDA_VISIBLE_DEVICES")  # an empty list of devices allows no pretended GPU
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(unheard)}
+        ignored_prefixes = ("RAY_", "TUNE_", "CUDA_VISIBLE_DEVICES")  # an empty list of devices allows no pretended GPU
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(ignored_prefixes)}
         self.environment = {
             **inherited,
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
@@ -66,7 +66,7 @@ class Autoscaled:
         self._state: Any = None
 
     def _file(self, kinds: dict[str, dict[str, Any]], idle_minutes: float) -> dict[str, Any]:
-        plain = {"node_config": {}, "min_workers": 0}
+        common_fields = {"node_config": {}, "min_workers": 0}
         return {
             "cluster_name": "pretended",
             "max_workers": sum(kind["max_workers"] for kind in kinds.values()),
@@ -80,7 +80,7 @@ class Autoscaled:
             },
             "available_node_types": {
                 HEAD: {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
-                **{name: {**plain, **kind} for name, kind in kinds.items()},
+                **{name: {**common_fields, **kind} for name, kind in kinds.items()},
             },
             "head_node_type": HEAD,
             **{"auth": {}, "docker": {}, "file_mounts": {}, "upscaling_speed": 10.0},
@@ -128,23 +128,23 @@ class Autoscaled:
 
     def nodes(self) -> list[str]:
         """Ids of the living nodes, without the head."""
-        found = self.state.node_table()
-        return [n["NodeID"] for n in found if n["Alive"] and "node:__internal_head__" not in n["Resources"]]
+        table = self.state.node_table()
+        return [node["NodeID"] for node in table if node["Alive"] and "node:__internal_head__" not in node["Resources"]]
 
     def actors(self) -> list[dict[str, Any]]:
         """The living actors."""
-        return [one for one in self.state.actor_table(None).values() if one["State"] != "DEAD"]
+        return [actor for actor in self.state.actor_table(None).values() if actor["State"] != "DEAD"]
 
     def placement_groups(self) -> list[dict[str, Any]]:
-        return [one for one in self.state.placement_group_table().values() if one["state"] != "REMOVED"]
+        return [group for group in self.state.placement_group_table().values() if group["state"] != "REMOVED"]
 
     def requests(self) -> list[Any]:
         """The room that the autoscaler is asked for, beside what waits."""
         from ray._raylet import GcsClient
 
         text = GcsClient(address=self.address).internal_kv_get(b"__autoscaling_status", None)
-        asked = json.loads(text)["load_metrics_report"]["request_demand"] if text else []
-        return [bundle for bundle, _ in asked if any(bundle.values())]
+        demands = json.loads(text)["load_metrics_report"]["request_demand"] if text else []
+        return [bundle for bundle, _ in demands if any(bundle.values())]
 
     # ---------------------------------------------------------------------------------------------- what is done
 
@@ -168,13 +168,13 @@ class Autoscaled:
         command = [RAY, "drain-node", "--address", self.address, *words, "--deadline-remaining-seconds", str(seconds)]
         return subprocess.Popen(command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
-    def wait_for(self, what: Callable[[], bool], seconds: float, why: Callable[[], str] = str) -> float:
+    def wait_for(self, condition: Callable[[], bool], seconds: float, explain: Callable[[], str] = str) -> float:
         """Seconds until it is so."""
-        began = time.monotonic()
-        while not what():
-            assert time.monotonic() < began + seconds, why()
+        began_at = time.monotonic()
+        while not condition():
+            assert time.monotonic() < began_at + seconds, explain()
             time.sleep(0.25)
-        return time.monotonic() - began
+        return time.monotonic() - began_at
 
 
 @contextlib.contextmanager
@@ -182,13 +182,13 @@ def autoscaled(kinds: dict[str, dict[str, Any]], idle_minutes: float = 0.1, *opt
     """A running cluster; on a busy machine a head may fail to start within Ray's 30 s, so three are tried."""
     for _ in range(3):
         folder = Path(tempfile.mkdtemp(prefix="rc"))  # short: Ray puts sockets there, whose paths may have 107 bytes
-        made = Autoscaled(folder, kinds, idle_minutes, *options)
+        cluster = Autoscaled(folder, kinds, idle_minutes, *options)
         try:
-            if made.has_started():
-                yield made
+            if cluster.has_started():
+                yield cluster
                 return
         finally:
-            made.end()
-            log = made.log()
+            cluster.end()
+            log = cluster.log()
             shutil.rmtree(folder, ignore_errors=True)
     raise AssertionError(log.decode())

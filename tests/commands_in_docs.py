@@ -80,8 +80,8 @@ def check_aws(words: list[str]) -> None:
     assert operation in names, f"aws {service} has no {operation}"
     shape = model.operation_model(names[operation]).input_shape
     options = {xform_name(member, "-") for member in shape.members}
-    given = {word[2:] for word in words[3:] if word.startswith("--")}
-    flags = {option.removeprefix("no-") for option in given - options}
+    given_options = {word[2:] for word in words[3:] if word.startswith("--")}
+    flags = {option.removeprefix("no-") for option in given_options - options}
     assert not flags - options - GLOBAL_AWS_OPTIONS, f"aws {service} {operation} has no --{flags - options}"
     required = {xform_name(member, "-") for member in shape.required_members}
-    assert required <= given, f"aws {service} {operation} needs --{required - given}"
+    assert required <= given_options, f"aws {service} {operation} needs --{required - given_options}"

@@ -35,14 +35,14 @@ class Dashboard:
 
     def job(self, name: str) -> dict[str, Any]:
         """The newest submitted job of this name; empty before there is one."""
-        named = [job for job in self.ask("/api/jobs/") if (job["metadata"] or {}).get("job_name") == name]
-        jobs = [job for job in named if job["type"] == "SUBMISSION"]
+        named_jobs = [job for job in self.ask("/api/jobs/") if (job["metadata"] or {}).get("job_name") == name]
+        jobs = [job for job in named_jobs if job["type"] == "SUBMISSION"]
         return max(jobs, key=lambda job: job["start_time"] or 0, default={})
 
     def tasks(self, job_id: str) -> list[tuple[str, str]]:
         """Name and state of each call in the job's table of tasks."""
-        found = self.ask(f"/api/v0/tasks?limit=10000&filter_keys=job_id&filter_predicates=%3D&filter_values={job_id}")
-        return [(task["name"], task["state"]) for task in found["data"]["result"]["result"]]
+        answer = self.ask(f"/api/v0/tasks?limit=10000&filter_keys=job_id&filter_predicates=%3D&filter_values={job_id}")
+        return [(task["name"], task["state"]) for task in answer["data"]["result"]["result"]]
 
     def actors(self) -> set[str]:
         """The name of each in the table of actors: its name, or else its repr."""
@@ -93,8 +93,8 @@ def watch(dashboard: Dashboard, session: Path, name: str, folder: Path, submit: 
         seen.logs = {path.name: path.read_text() for path in (session / "logs").glob("raycodellm-*")}
 
         def all_answered() -> bool:
-            asked = {query: query.replace("$sweep", name) for query in queries(board())}
-            seen.answers = {query: ask(text, began) for query, text in asked.items()} if ask else None
+            texts = {query: query.replace("$sweep", name) for query in queries(board())}
+            seen.answers = {query: ask(text, began) for query, text in texts.items()} if ask else None
             return seen.answers is None or all(seen.answers.values())
 
         with contextlib.suppress(AssertionError):  # the test says which query has no data
@@ -127,9 +127,9 @@ def prometheus(session: Path, folder: Path) -> Iterator[Callable[[str, float], l
         process.wait(120)
 
 
-def wait_until(what: Callable[[], Any], seconds: float) -> Any:
-    until = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < until, what
+def wait_until(condition: Callable[[], Any], seconds: float) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, condition
         time.sleep(0.5)
-    return found
+    return value

@@ -46,8 +46,8 @@ class Cluster:
     """Answers as a dispatcher whose slots do each job at once, and write what slots write."""
 
     def __init__(self) -> None:
-        called = SimpleNamespace(remote=self._run)
-        self.trial = SimpleNamespace(remote=self._run, options=lambda name: called)
+        named_call = SimpleNamespace(remote=self._run)
+        self.trial = SimpleNamespace(remote=self._run, options=lambda name: named_call)
         self.num_trained: Counter[str] = Counter()
         """How often each stage was trained, by its key."""
         self.num_evaluated: Counter[str] = Counter()
@@ -68,9 +68,9 @@ class Cluster:
                 self.num_trained[job.key] += 1
         if chain.evaluation.key not in finished:
             job = chain.evaluation
-            done = KeptResults(Folder(job.folder), job.keys).read(job.keys)
+            kept_results = KeptResults(Folder(job.folder), job.keys).read(job.keys)
             for task, key in job.keys.items():
-                if task in done:
+                if task in kept_results:
                     continue
                 score = 1.5 + int(key.rpartition("-")[2][:4], 16) / 1e6
                 items = pa.table({**ITEMS, "task": [task], "bits_per_byte": [score]})

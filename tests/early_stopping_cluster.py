@@ -42,11 +42,11 @@ class EarlyStoppingCluster(Cluster):
 
     def end(self) -> None:
         """Ends what a driver that was killed has left."""
-        left = asyncio.all_tasks(self.loop)
-        for task in left:
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
             task.cancel()
-        if left:
-            self.loop.run_until_complete(asyncio.wait(left))
+        if tasks:
+            self.loop.run_until_complete(asyncio.wait(tasks))
         self.loop.close()
 
     def _run(self, number: int, chain: stage_store.Chain, finished: dict[str, Any], *contender: Any) -> Any:
@@ -54,16 +54,16 @@ class EarlyStoppingCluster(Cluster):
 
     async def _run_jobs(self, number: int, chain: stage_store.Chain, finished: dict[str, Any], *contender: Any) -> Any:
         self.chain = chain
-        asked = asyncio.ensure_future(self.dispatcher.run_trial(number, chain, finished, *contender))
+        trial_task = asyncio.ensure_future(self.dispatcher.run_trial(number, chain, finished, *contender))
         incarnation = await self.dispatcher.register("slot")
-        while not asked.done():
+        while not trial_task.done():
             kind, job = await self.dispatcher.next_job("slot", incarnation, 0.0)
             if kind == "job":
                 outcome = await self._train(job, incarnation) if job.kind == "stage" else self._evaluate(chain)
-                how = JobEnd.RELEASE if outcome is None else JobEnd.FINISH
-                await self.dispatcher.ended("slot", incarnation, job.key, how, outcome)
+                job_end = JobEnd.RELEASE if outcome is None else JobEnd.FINISH
+                await self.dispatcher.ended("slot", incarnation, job.key, job_end, outcome)
             await asyncio.sleep(0)
-        return asked.result()
+        return trial_task.result()
 
     async def _train(self, job: Any, incarnation: int) -> StageRecord | None:
         folder = Folder(job.folder)
@@ -83,11 +83,20 @@ class EarlyStoppingCluster(Cluster):
     def _record(self, job: Any, step: int) -> StageRecord:
         tokens = step * job.stage.batch_tokens
         ledger = (LedgerRow("prose", "text", tokens, tokens, tokens, step, 0.5),)
-        measured = {"prose": value_of(job.key, step)}
+        held_out_bpb = {"prose": value_of(job.key, step)}
         return StageRecord(
-            job.identity, job.stage.name, step, tokens, 5.5, 2.0, 2.0, "c0ffee", ledger=ledger, held_out_bpb=measured
+            job.identity,
+            job.stage.name,
+            step,
+            tokens,
+            5.5,
+            2.0,
+            2.0,
+            "c0ffee",
+            ledger=ledger,
+            held_out_bpb=held_out_bpb,
         )
 
     def _evaluate(self, chain: stage_store.Chain) -> Any:
-        done = {job.key: StageRecord for job in chain.stages}
-        return super()._run(0, chain, done).outcomes[chain.evaluation.key]
+        finished = {job.key: StageRecord for job in chain.stages}
+        return super()._run(0, chain, finished).outcomes[chain.evaluation.key]

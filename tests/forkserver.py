@@ -16,6 +16,6 @@ PRELOADED = [
 
 
 def context() -> ForkServerContext:
-    made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(PRELOADED)
-    return made
+    forkserver_context = multiprocessing.get_context("forkserver")
+    forkserver_context.set_forkserver_preload(PRELOADED)
+    return forkserver_context

@@ -40,10 +40,10 @@ def install(kill: Kill) -> None:
     elif kill.where == "half shard":
         _in_shard(kill)
     elif kill.where == "exported":
-        real = Engine.export
+        original = Engine.export
 
         def export(engine: Engine, directory: Path | None, *rest: object) -> None:
-            real(engine, directory, *rest)
+            original(engine, directory, *rest)
             die()
 
         Engine.export = export
@@ -56,12 +56,12 @@ def die() -> None:
 
 
 def _at_step(kill: Kill) -> None:
-    real = Engine.begin_step
+    original = Engine.begin_step
 
-    def begin_step(engine: Engine, batch: object, step: int, *rest: object, **named: object) -> object:
+    def begin_step(engine: Engine, batch: object, step: int, *rest: object, **options: object) -> object:
         if step == kill.number and kill.where == "step":
             die()
-        result = real(engine, batch, step, *rest, **named)
+        result = original(engine, batch, step, *rest, **options)
         if step == kill.number:
             die()
         return result
@@ -72,28 +72,28 @@ def _at_step(kill: Kill) -> None:
 def _in_shard(kill: Kill) -> None:
     from raycodellm.engine import checkpoint_files
 
-    real, calls = checkpoint_files.write_tensors, counter()
+    original, calls = checkpoint_files.write_tensors, counter()
 
     def write_tensors(folder: Folder, name: str, tensors: dict) -> list[int]:
-        told = real(folder, name, tensors)
+        checksums = original(folder, name, tensors)
         if calls() == kill.number:
             os.truncate(folder.local / name, (folder.local / name).stat().st_size // 2)
             die()
-        return told
+        return checksums
 
     checkpoint_files.write_tensors = write_tensors
 
 
 def _at_write(kill: Kill) -> None:
-    when, _, wanted = kill.where.partition(" ")
-    real, calls = Folder.write_bytes, counter()
+    moment, _, file_name = kill.where.partition(" ")
+    original, calls = Folder.write_bytes, counter()
 
     def write_bytes(folder: Folder, name: str, data: bytes) -> None:
-        mine = name == wanted and calls() == kill.number
-        if mine and when == "before":
+        is_chosen_write = name == file_name and calls() == kill.number
+        if is_chosen_write and moment == "before":
             die()
-        real(folder, name, data)
-        if mine:
+        original(folder, name, data)
+        if is_chosen_write:
             die()
 
     Folder.write_bytes = write_bytes
@@ -101,8 +101,8 @@ def _at_write(kill: Kill) -> None:
 
 def counter() -> Callable[[], int]:
     """Gives 0, 1, 2, …"""
-    seen = iter(range(1_000_000))
-    return lambda: next(seen)
+    numbers = iter(range(1_000_000))
+    return lambda: next(numbers)
 
 
 def _work(rank: int, world_size: int, port: int, job: StageJob, kill: Kill | None, file_bytes: int | None) -> None:
@@ -149,11 +149,11 @@ def train(
     ]
     for worker in workers:
         worker.start()
-    until = time.monotonic() + TOO_LONG
+    deadline = time.monotonic() + TOO_LONG
     while any(worker.is_alive() for worker in workers):
-        if any(worker.exitcode not in (None, 0, WROTE_NOT) for worker in workers) or time.monotonic() > until:
+        if any(worker.exitcode not in (None, 0, WROTE_NOT) for worker in workers) or time.monotonic() > deadline:
             for worker in workers:
                 worker.kill()
         workers[0].join(0.02)
-    assert time.monotonic() < until, f"training with {kill} did not end within {TOO_LONG} s"
+    assert time.monotonic() < deadline, f"training with {kill} did not end within {TOO_LONG} s"
     return tuple(worker.exitcode for worker in workers)

@@ -86,15 +86,15 @@ def pod_faults(template: Any, model: str = "V1PodTemplateSpec", place: str = "te
         if not isinstance(template, kinds[model]) or (model == "int" and isinstance(template, bool)):
             yield f"{place}: found {template!r}, not {model}"
     else:
-        described = getattr(client, model)
-        python_names = {spelled: name for name, spelled in described.attribute_map.items()}
+        model_class = getattr(client, model)
+        python_names = {spelled: name for name, spelled in model_class.attribute_map.items()}
         for key, value in template.items():
             if key not in python_names:
                 yield f"{place}.{key}: {model} has no such field"
             else:
-                yield from pod_faults(value, described.openapi_types[python_names[key]], f"{place}.{key}")
-        known = {python_names[key]: value for key, value in template.items() if key in python_names}
+                yield from pod_faults(value, model_class.openapi_types[python_names[key]], f"{place}.{key}")
+        arguments = {python_names[key]: value for key, value in template.items() if key in python_names}
         try:
-            described(**known)  # the client refuses a missing field
+            model_class(**arguments)  # the client refuses a missing field
         except ValueError as error:
             yield f"{place}: {error}"

@@ -60,10 +60,10 @@ def write_large_run(storage: Folder, num_arms: int = 250, num_seeds: int = 2, nu
     file = config.parse(text)
     run = storage / "large"
     run.write_bytes("sweep.yaml", yaml.safe_dump(config.resolved_tree(file), sort_keys=False).encode())
-    results, chance = [], random.Random(0)
+    results, rng = [], random.Random(0)
     for arm, params in enumerate(search.preview(file, num_arms)):
         for seed in range(num_seeds):
-            results.append(_write_trial(storage, run, len(results), arm, seed, params, chance, num_items))
+            results.append(_write_trial(storage, run, len(results), arm, seed, params, rng, num_items))
     frame = pd.DataFrame([result.row() for result in results])
     run.write_table("trials.parquet", pa.Table.from_pandas(frame, preserve_index=False))
     run.write_json("timing.json", {"imports": 3.1, "ray start": 5.6, "tokens": 7.4, "trials": 21_400.0})
@@ -77,11 +77,11 @@ def _write_trial(
     arm: int,
     seed: int,
     params: dict[str, Any],
-    chance: random.Random,
+    rng: random.Random,
     num_items: int,
 ) -> TrialResult:
     ratios = {"pretrain": params["pretrain.code_ratio"], "instruct": params["instruct.code_ratio"]}
-    quality = 0.5 - 2 * (ratios["pretrain"] - 0.35) ** 2 + 0.1 * ratios["instruct"] + chance.gauss(0, 0.02)
+    quality = 0.5 - 2 * (ratios["pretrain"] - 0.35) ** 2 + 0.1 * ratios["instruct"] + rng.gauss(0, 0.02)
     stages = [_write_stage(storage, name, number, ratios[name], quality, seed) for name in SOURCES]
     table, metrics = _scored_items(quality, number, num_items)
     folder = run / "trials" / f"{number:04d}"
@@ -100,8 +100,8 @@ def _write_trial(
         tokens={**tokens, "total": sum(tokens.values())},
         ledger=ledger,
         stages=tuple(job_key(record.name, record.identity) for record in stages),
-        wall_seconds=41.0 + chance.random(),
-        device_seconds=40.0 + chance.random(),
+        wall_seconds=41.0 + rng.random(),
+        device_seconds=40.0 + rng.random(),
         deaths=int(number % 50 == 1),
         preemptions=int(number % 40 == 1),
         error="FloatingPointError: loss is NaN at step 17 of stage pretrain; lower the learning rate"
@@ -131,27 +131,27 @@ def _write_stage(storage: Folder, name: str, number: int, ratio: float, quality:
         (40,) if number % 50 == 1 else (),
         tuple(ledger),
     )
-    done = np.arange(1, NUM_ROWS + 1) / NUM_ROWS
+    progress = np.arange(1, NUM_ROWS + 1) / NUM_ROWS
     noise = np.random.default_rng(number).normal(0, 0.03, (4, NUM_ROWS))
-    loss = 6 * np.exp(-3 * done) + 3 - quality + noise[0]
+    loss = 6 * np.exp(-3 * progress) + 3 - quality + noise[0]
     columns: dict[str, Any] = {
         "step": np.arange(1, NUM_ROWS + 1),
-        "tokens": (TOKENS[name] * done).astype(int),
+        "tokens": (TOKENS[name] * progress).astype(int),
         "loss": loss,
-        "learning_rate": 1e-3 * (1 - done),
+        "learning_rate": 1e-3 * (1 - progress),
         "grad_norm": np.exp(noise[1]),
         "tokens_per_second": np.full(NUM_ROWS, 15_000.0),
         "mfu": np.full(NUM_ROWS, 0.31),
-        "code_ratio_scheduled": ratio * np.where(done <= 0.5, 1.2, 0.8),
-        "code_ratio_window": ratio * np.where(done <= 0.5, 1.2, 0.8) + 0.3 * noise[2] * ratio,
+        "code_ratio_scheduled": ratio * np.where(progress <= 0.5, 1.2, 0.8),
+        "code_ratio_window": ratio * np.where(progress <= 0.5, 1.2, 0.8) + 0.3 * noise[2] * ratio,
     }
-    for place, source in enumerate(SOURCES[name]):
-        columns[f"loss/{source}"] = loss + 0.4 * place if shares[source] else np.full(NUM_ROWS, math.nan)
-        measured = np.where(np.arange(NUM_ROWS) % 20 == 19, 3.2 - quality + 2 * np.exp(-3 * done), math.nan)
-        columns[f"bpb/{source}"] = measured
+    for index, source in enumerate(SOURCES[name]):
+        columns[f"loss/{source}"] = loss + 0.4 * index if shares[source] else np.full(NUM_ROWS, math.nan)
+        held_out_bpb = np.where(np.arange(NUM_ROWS) % 20 == 19, 3.2 - quality + 2 * np.exp(-3 * progress), math.nan)
+        columns[f"bpb/{source}"] = held_out_bpb
     rows = [
         dict(zip(columns, values, strict=True))
-        for values in zip(*(one.tolist() for one in columns.values()), strict=True)
+        for values in zip(*(column.tolist() for column in columns.values()), strict=True)
     ]
     job = {"sources": [{"name": source, "store": (storage / "tokens" / source).uri} for source in SOURCES[name]]}
     StageFolder((storage / "stages" / job_key(name, identity)).uri).leave_results(job, record, rows, {})  # type: ignore[arg-type]
@@ -160,10 +160,10 @@ def _write_stage(storage: Folder, name: str, number: int, ratio: float, quality:
 
 def _scored_items(quality: float, number: int, num_items: int) -> tuple[pa.Table, dict[str, float]]:
     """Items whose difficulty is the same for all models, and the metrics that they give."""
-    hard, own = np.random.default_rng(1), np.random.default_rng(number)
+    difficulty_rng, rng = np.random.default_rng(1), np.random.default_rng(number)
     parts, metrics = [], {}
     for task in TASKS:
-        bits = hard.normal(2.0, 0.8, num_items) - quality + own.normal(0, 0.05, num_items)
+        bits = difficulty_rng.normal(2.0, 0.8, num_items) - quality + rng.normal(0, 0.05, num_items)
         columns: dict[str, Any] = {
             "task": [task] * num_items,
             "item": np.arange(num_items),

@@ -28,11 +28,11 @@ HEARTBEAT = ownership.Heartbeat(beat=0.2, stale=1.5, look=0.1, settle=0.05)
 def run_trials(file: config.SweepFile, storage: Folder, may_go_on: Callable[[], object]) -> None:
     """Runs the trials that are left, each once it `may_go_on`."""
     with sweep.lock(sweep.open_run(file, storage, say), say) as run, pytest.MonkeyPatch.context() as patch:
-        left = search.num_trials(file) - sweep.tell_written_results(run, say)
+        num_left = search.num_trials(file) - sweep.tell_written_results(run, say)
         now = itertools.count(0.0, 10.0)
         driver = Driver(run, Cluster(), patch, lambda: next(now))
         say("owns")
-        for name in map(str, range(left)):
+        for name in map(str, range(num_left)):
             may_go_on()
             if run.hold.usurper is not None:
                 say(f"lost to {run.hold.usurper}")

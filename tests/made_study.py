@@ -72,12 +72,12 @@ class MadeStudy:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        return [one.row() for one in self.results]
+        return [result.row() for result in self.results]
 
     def add(self, arm: int, params: Params, seed: int, phase: str) -> None:
         """Adds a complete trial."""
         number = len(self.results)
-        stages = [self._stage(params, seed, place) for place in range(len(self.file.example().stages))]
+        stages = [self._stage(params, seed, index) for index in range(len(self.file.example().stages))]
         table, metrics = _scored(self.truth, params, arm, seed)
         self.tables[number] = table
         self.items[number] = Items(table, asked_averages(self.file.example().evaluation))
@@ -93,17 +93,17 @@ class MadeStudy:
                 metrics=metrics,
                 tokens={**tokens, "total": sum(tokens.values())},
                 ledger=ledger,
-                stages=tuple(job_key(one.name, one.identity) for one in stages),
-                wall_seconds=sum(one.wall_seconds for one in stages),
-                device_seconds=sum(one.device_seconds for one in stages),
+                stages=tuple(job_key(record.name, record.identity) for record in stages),
+                wall_seconds=sum(record.wall_seconds for record in stages),
+                device_seconds=sum(record.device_seconds for record in stages),
                 phase=phase,  # type: ignore[arg-type]
             )
         )
 
-    def _stage(self, params: Params, seed: int, place: int) -> StageRecord:
+    def _stage(self, params: Params, seed: int, index: int) -> StageRecord:
         """The record of a stage, which all trials with the same stages before it and the same seed share."""
-        stages = self.file.example().stages[: place + 1]
-        names = [one.name for one in stages]
+        stages = self.file.example().stages[: index + 1]
+        names = [stage.name for stage in stages]
         settings = {name: value for name, value in sorted(params.items()) if name.partition(".")[0] in names}
         identity = hashlib.sha256(f"{names} {settings} {seed}".encode()).hexdigest()[:16]
         name = names[-1]
@@ -139,43 +139,48 @@ def made_study(truth: Truth, seeds: tuple[int, ...] = (2, 4, 8), arms: Sequence[
     `arms`: places in `search.enqueue` of the arms beside the reference; None for all.
     """
     tree = yaml.safe_load(STUDY.read_text(encoding="utf-8"))
-    of_search = tree["search"]
-    of_search["confirm"]["seeds"] = list(seeds)
+    search_tree = tree["search"]
+    search_tree["confirm"]["seeds"] = list(seeds)
     if arms is not None:
-        of_search["enqueue"] = [of_search["enqueue"][place] for place in arms]
-        of_search["trials"] = 1 + len(arms)
+        search_tree["enqueue"] = [search_tree["enqueue"][index] for index in arms]
+        search_tree["trials"] = 1 + len(arms)
     file = config.parse(yaml.safe_dump(tree))
     study = MadeStudy(file, truth)
     sweep = file.example()
     reference = search.reference_point(file)
     assert reference is not None
-    points = [reference, *(relevant(file, one) for one in file.enqueued())]
+    points = [reference, *(relevant(file, pending_trial) for pending_trial in file.enqueued())]
     for arm, params in enumerate(points):
         study.add(arm, params, sweep.seed, "search")
     while pending := verdict.looks(file, study.rows, study.items).pending:
-        for one in pending:
-            study.add(one.arm, points[one.arm], sweep.seed + CONFIRM_SEEDS + one.place, "confirm")
+        for pending_trial in pending:
+            study.add(
+                pending_trial.arm,
+                points[pending_trial.arm],
+                sweep.seed + CONFIRM_SEEDS + pending_trial.place,
+                "confirm",
+            )
     return study
 
 
 def relevant(file: SweepFile, point: Params) -> dict[str, Any]:
     """The point without the parameters that have no effect in it, as trials have it."""
-    made: dict[str, Any] = {}
-    for one in sampling_order(file):
-        if is_relevant(file, one, made):
-            made[one.name] = point[one.name]
-    return made
+    relevant_params: dict[str, Any] = {}
+    for parameter in sampling_order(file):
+        if is_relevant(file, parameter, relevant_params):
+            relevant_params[parameter.name] = point[parameter.name]
+    return relevant_params
 
 
 def _scored(truth: Truth, params: Params, arm: int, seed: int) -> tuple[pa.Table, dict[str, float]]:
     """Items whose difficulty is the same for all models, and the metrics that they give."""
-    own = np.random.default_rng([truth.items_seed, arm, seed])
-    moved = own.normal(0.0, truth.noise(params))
+    rng = np.random.default_rng([truth.items_seed, arm, seed])
+    seed_shift = rng.normal(0.0, truth.noise(params))
     parts, metrics = [], {}
-    for place, task in enumerate((*TASKS, *HELD_OUT)):
-        hard = np.random.default_rng([7, place]).normal(2.0, 0.5, truth.num_items)
-        bits = hard + truth.effect(params, task) + moved + own.normal(0.0, truth.task_noise)
-        bits = bits + own.normal(0.0, 0.02, truth.num_items)
+    for index, task in enumerate((*TASKS, *HELD_OUT)):
+        difficulty = np.random.default_rng([7, index]).normal(2.0, 0.5, truth.num_items)
+        bits = difficulty + truth.effect(params, task) + seed_shift + rng.normal(0.0, truth.task_noise)
+        bits = bits + rng.normal(0.0, 0.02, truth.num_items)
         columns: dict[str, Any] = {
             "task": [task] * truth.num_items,
             "item": np.arange(truth.num_items),

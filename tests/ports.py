@@ -15,15 +15,15 @@ _choice = random.SystemRandom()  # processes that run tests side by side choose 
 def free_ports(count: int) -> list[int]:
     """Different ports of this machine at which nothing listens."""
     with contextlib.ExitStack() as stack:
-        found: list[int] = []
+        ports: list[int] = []
         for port in _choice.sample(LISTENING, len(LISTENING)):
-            if len(found) == count:
+            if len(ports) == count:
                 break
             with contextlib.suppress(OSError):
                 stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-                found.append(port)
-    assert len(found) == count, f"no {count} free ports from {LISTENING.start} to {LISTENING.stop - 1}"
-    return found
+                ports.append(port)
+    assert len(ports) == count, f"no {count} free ports from {LISTENING.start} to {LISTENING.stop - 1}"
+    return ports
 
 
 def free_port() -> int:

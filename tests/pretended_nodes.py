@@ -12,9 +12,9 @@ class PretendedNodes(FakeMultiNodeProvider):
 
     def non_terminated_nodes(self, tag_filters: dict[str, str]) -> list[str]:
         with self.lock:
-            for name, described in list(self._nodes.items()):
-                made: Any = described.get("node")
-                if made is not None and any(kind == "raylet" for kind, _ in made.dead_processes()):
-                    made.kill_all_processes(check_alive=False, allow_graceful=False)
+            for name, description in list(self._nodes.items()):
+                node: Any = description.get("node")
+                if node is not None and any(kind == "raylet" for kind, _ in node.dead_processes()):
+                    node.kill_all_processes(check_alive=False, allow_graceful=False)
                     del self._nodes[name]
         return super().non_terminated_nodes(tag_filters)

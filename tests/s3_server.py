@@ -56,9 +56,9 @@ class Requests:
     @contextlib.contextmanager
     def of(self, event: dict[str, Any]) -> Iterator[None]:
         """Puts the requests of the body and their bytes into `event`."""
-        kinds, num_bytes, place = self.kinds.copy(), self.num_bytes, len(self.log)
+        kinds, num_bytes, start = self.kinds.copy(), self.num_bytes, len(self.log)
         yield
-        event.update(kinds=dict(self.kinds - kinds), bytes=self.num_bytes - num_bytes, log=self.log[place:])
+        event.update(kinds=dict(self.kinds - kinds), bytes=self.num_bytes - num_bytes, log=self.log[start:])
 
 
 def _length(environ: dict[str, Any]) -> int:
@@ -103,7 +103,7 @@ def s3_server() -> Iterator[Requests]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-    before = {name: os.environ.get(name) for name in environment}
+    earlier_values = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     patience = pytest.MonkeyPatch()
     patience.setattr(file_systems, "_open_bucket", open_patiently)
@@ -119,5 +119,5 @@ def s3_server() -> Iterator[Requests]:
         thread.join()
         forget_buckets()
         patience.undo()
-        for name, value in before.items():
+        for name, value in earlier_values.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -79,26 +79,26 @@ class Disk:
         self.now += seconds
 
     def _watched(self, method: Any) -> Any:
-        def asked(folder: Folder, *arguments: Any, **named: Any) -> Any:
+        def watched_method(folder: Folder, *arguments: Any, **options: Any) -> Any:
             if not self.is_asked_by_workers:
                 at_moment = self.num_writes == self.session.after
                 self.is_dead = self.is_dead or (at_moment and self.session.ends == "killed")
                 if at_moment and self.session.ends == "silent":
                     self.silent_until = self.now + SILENCE_SECONDS
                 self.num_writes += not self.is_dead
-            return self._answering(method)(folder, *arguments, **named)
+            return self._answering(method)(folder, *arguments, **options)
 
-        return asked
+        return watched_method
 
     def _answering(self, method: Any) -> Any:
-        def asked(folder: Folder, *arguments: Any, **named: Any) -> Any:
+        def answering_method(folder: Folder, *arguments: Any, **options: Any) -> Any:
             if self.is_dead:
                 raise KilledError
             if self.now < self.silent_until and not self.is_asked_by_workers:
                 raise ConnectionError(f"{folder}: 503 SlowDown")
-            return method(folder, *arguments, **named)
+            return method(folder, *arguments, **options)
 
-        return asked
+        return answering_method
 
 
 class Slots(EarlyStoppingCluster):
@@ -157,11 +157,11 @@ class World:
             patch.setattr(ownership, name, replace(getattr(ownership, name), settle=0.0))
         self.text, self.folder = text, folder
         self.storage = Folder(str(folder / "storage"))
-        self.settings = dict(one.split("=", 1) for one in settings)
+        self.settings = dict(setting.split("=", 1) for setting in settings)
         self.said: list[str] = []
         self.disk = Disk(patch, is_remote)
         self.slots = Slots(self.disk)
-        self.begun: dict[int, tuple[Any, ...]] = {}
+        self.trial_facts: dict[int, tuple[Any, ...]] = {}
         """The arm, the seed and the parameters of each trial."""
         self.results: dict[int, bytes] = {}
         """How each trial ended."""
@@ -176,7 +176,7 @@ class World:
         patch.setattr("os.fsync", lambda descriptor: None)
         patch.setattr("builtins.print", lambda *words, **_: self.said.append(" ".join(map(str, words))))
         patch.setattr(running, "_run_on_cluster", self._run_on_cluster)
-        patch.setattr("raycodellm.preflight.check_before_start", lambda *_, **named: SimpleNamespace(groups=None))
+        patch.setattr("raycodellm.preflight.check_before_start", lambda *_, **options: SimpleNamespace(groups=None))
         self._patch = patch
 
     def _claimed(self) -> None:
@@ -202,14 +202,14 @@ class World:
     def change(self, **settings: str) -> bool:
         """Changes the sweep file where the run can go on with the change; else nothing, and the run folder is as it
         was. Keys are written with `__` for a point."""
-        before, content = dict(self.settings), self.content()
+        earlier_settings, content = dict(self.settings), self.content()
         self.settings |= {key.replace("__", "."): value for key, value in settings.items()}
         try:
             self._session = Session()
             sweep.open_run(self.file, self.storage, self.said.append)
         except UserError as error:
             assert "\n" not in str(error)
-            self.settings = before
+            self.settings = earlier_settings
             assert self.content() == content
             return False
         return True
@@ -242,16 +242,16 @@ class World:
         now = itertools.count(0.0, 10.0)
         self.slots.begin_for(run, lambda number: _chance(session.order, number) < session.failing)
         driver = Driver(run, self.slots, self._patch, lambda: next(now))
-        left = task.num_left + search.most_confirm_trials(run.file)
+        num_left = task.num_left + search.most_confirm_trials(run.file)
         at_once = search.trials_at_once(run.file, int(self.settings.get("scaling.slots", "2")))
         running: list[tuple[str, dict[str, Any]]] = []
         num_ended = 0
         try:
             while True:
-                suggested = driver.suggest(str(left)) if left and len(running) < at_once else None
-                if isinstance(suggested, dict):
-                    running.append((str(left), suggested))
-                    left -= 1
+                suggestion = driver.suggest(str(num_left)) if num_left and len(running) < at_once else None
+                if isinstance(suggestion, dict):
+                    running.append((str(num_left), suggestion))
+                    num_left -= 1
                     continue
                 if not running:
                     break
@@ -274,18 +274,18 @@ class World:
     def forget(self) -> None:
         """Forgets begun trials whose own files are lost and that have not ended in the study either."""
         files = sweep.Run(self.file, self.storage).at_start
-        known = {number for number, own in files.items() if own.result or own.started}
-        self.begun = {number: fact for number, fact in self.begun.items() if number in known}
+        kept_numbers = {number for number, trial_files in files.items() if trial_files.result or trial_files.started}
+        self.trial_facts = {number: fact for number, fact in self.trial_facts.items() if number in kept_numbers}
 
     def note(self) -> Iterator[str]:
         """A line for each trial that is another one now, or has ended otherwise, than when last noted."""
         run = sweep.Run(self.file, self.storage)
         for number, files in run.at_start.items():
-            one = files.result or files.started
-            if one is not None:
-                fact = (one.arm, one.seed, sorted(one.params.items()))
-                if self.begun.setdefault(number, fact) != fact:
-                    yield f"trial {number} was {self.begun[number]} and is {fact}"
+            trial = files.result or files.started
+            if trial is not None:
+                fact = (trial.arm, trial.seed, sorted(trial.params.items()))
+                if self.trial_facts.setdefault(number, fact) != fact:
+                    yield f"trial {number} was {self.trial_facts[number]} and is {fact}"
 
 
 def _chance(order: int, number: int) -> float:

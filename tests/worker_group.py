@@ -15,26 +15,27 @@ from raycodellm.evaluation import run as runs
 
 def together(num_workers: int, work: Callable[[int, Callable[[Any], list[Any]]], Any]) -> list[Any]:
     """The value that `work(rank, gather)` returned, or the exception that it raised, for each rank."""
-    ended: list[Any] = [None] * num_workers
-    told: dict[int, dict[int, Any]] = {}
+    results: list[Any] = [None] * num_workers
+    values_of_exchange: dict[int, dict[int, Any]] = {}
     turn = threading.Condition()
 
     def worker(rank: int) -> None:
-        num_told = 0
+        num_exchanges = 0
 
-        def gather(mine: Any) -> list[Any]:
-            nonlocal num_told
-            number, num_told = num_told, num_told + 1
-            told.setdefault(number, {})[rank] = mine
+        def gather(own_value: Any) -> list[Any]:
+            nonlocal num_exchanges
+            number, num_exchanges = num_exchanges, num_exchanges + 1
+            values_of_exchange.setdefault(number, {})[rank] = own_value
             turn.notify_all()
-            assert turn.wait_for(lambda: len(told[number]) == num_workers, timeout=500), "a worker waits for ever"
-            return [told[number][one] for one in range(num_workers)]
+            is_whole = turn.wait_for(lambda: len(values_of_exchange[number]) == num_workers, timeout=500)
+            assert is_whole, "a worker waits for ever"
+            return [values_of_exchange[number][other] for other in range(num_workers)]
 
         with turn:
             try:
-                ended[rank] = work(rank, gather)
+                results[rank] = work(rank, gather)
             except BaseException as error:
-                ended[rank] = error
+                results[rank] = error
 
     with pytest.MonkeyPatch.context() as patch, isolation.quiet(), isolation.own_randomness():
         # They set what belongs to the process, so that one `with` around all workers takes their place.
@@ -45,4 +46,4 @@ def together(num_workers: int, work: Callable[[int, Callable[[Any], list[Any]]],
             thread.start()
         for thread in threads:
             thread.join()
-    return ended
+    return results
