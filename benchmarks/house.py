@@ -70,7 +70,7 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
-    found: list[list[str]] = []
+    groups: list[list[str]] = []
 
     def visit(name: str) -> None:
         index[name] = low[name] = len(index)
@@ -85,20 +85,20 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
             group = stack[stack.index(name) :]
             del stack[stack.index(name) :]
             if len(group) > 1:
-                found.append(sorted(group))
+                groups.append(sorted(group))
 
     for name in graph:
         if name not in index:
             visit(name)
-    return found
+    return groups
 
 
 def floors(graph: dict[str, set[str]]) -> int:
     """Length of the longest chain of imports between the parts right under the package."""
     parts: dict[str, set[str]] = {}
     for name, targets in graph.items():
-        mine = _part(name)
-        parts.setdefault(mine, set()).update(_part(target) for target in targets if _part(target) != mine)
+        own_part = _part(name)
+        parts.setdefault(own_part, set()).update(_part(target) for target in targets if _part(target) != own_part)
     height: dict[str, int] = {}
 
     def rise(part: str, below: tuple[str, ...]) -> int:
@@ -141,10 +141,10 @@ def figures(checkout: Path) -> dict[str, str]:
     if not files:
         raise SystemExit(f"{checkout}: holds no package {PACKAGE}; give the root of a checkout")
     lines = {name: path.read_text(encoding="utf-8").count("\n") for name, path in files.items()}
-    graph, found = import_graph(files), list(functions(files))
+    graph, sizes_and_places = import_graph(files), list(functions(files))
     longest = max(lines, key=lambda name: lines[name])
     loops = circles(graph)
-    size, place = max(found)
+    size, place = max(sizes_and_places)
     starts = [path for path in files.values() if path.name == "__init__.py"]
     return {
         "files": str(len(files)),
@@ -154,7 +154,7 @@ def figures(checkout: Path) -> dict[str, str]:
         f"files over {LONG_FILE} lines": str(sum(count > LONG_FILE for count in lines.values())),
         "longest file": f"{_short(longest)} {lines[longest]}",
         "longest function": f"{place} {size}",
-        "median function": f"{median(size for size, _ in found):g} lines",
+        "median function": f"{median(size for size, _ in sizes_and_places):g} lines",
         "`__init__.py` with logic": f"{sum(map(holds_logic, starts))} of {len(starts)}",
         "lines of tests": f"{_num_lines((checkout / 'tests').rglob('*.py')):,}",
     }

@@ -21,13 +21,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def versions(*packages: str) -> str:
     """`ray 2.60.0, datasets …`; a package that is not installed is left out."""
-    found = []
+    parts = []
     for package in packages:
         try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
+            parts.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    return ", ".join(found)
+    return ", ".join(parts)
 
 
 def commit() -> str:
@@ -76,11 +76,11 @@ def header(title: str, *packages: str, notes: Sequence[str] = ()) -> str:
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A markdown table; numbers right, four significant digits."""
     rows = list(rows)
-    written = [[_cell(value) for value in row] for row in rows]
+    cells = [[_cell(value) for value in row] for row in rows]
     numbers = [any(not isinstance(row[i], str) for row in rows) for i in range(len(columns))] if rows else []
-    widths = [max([len(name), 3, *(len(row[i]) for row in written)]) for i, name in enumerate(columns)]
+    widths = [max([len(name), 3, *(len(row[i]) for row in cells)]) for i, name in enumerate(columns)]
     rule = ["-" * (width - 1) + ":" if number else "-" * width for width, number in zip(widths, numbers, strict=True)]
-    lines = [list(columns), rule, *written]
+    lines = [list(columns), rule, *cells]
     return "\n".join("| " + " | ".join(_fill(line, widths, numbers)) + " |" for line in lines) + "\n"
 
 
@@ -106,10 +106,12 @@ def finish(text: str, out: str | None) -> None:
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    made.add_argument("--out", metavar="FILE", help="also write the result, as markdown, to this file")
-    made.add_argument("--folder", help="where the data is made and kept; a temporary folder when left out")
-    return made
+    argument_parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    argument_parser.add_argument("--out", metavar="FILE", help="also write the result, as markdown, to this file")
+    argument_parser.add_argument("--folder", help="where the data is made and kept; a temporary folder when left out")
+    return argument_parser
 
 
 # ------------------------------------------------------------------------------------------- measured processes
@@ -134,10 +136,10 @@ class Memory:
 
     def _watch(self) -> None:
         while not self._stopped.wait(0.25):
-            self._most = max(self._most, sum(map(_held_mib, _with_children(self._pids))))
+            self._most = max(self._most, sum(map(_used_mib, _with_children(self._pids))))
 
 
-def _held_mib(pid: int) -> float:
+def _used_mib(pid: int) -> float:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -148,13 +150,13 @@ def _held_mib(pid: int) -> float:
 def _with_children(pids: Sequence[int]) -> set[int]:
     import psutil
 
-    found = set(pids)
+    all_pids = set(pids)
     for pid in pids:
         try:
-            found.update(child.pid for child in psutil.Process(pid).children(recursive=True))
+            all_pids.update(child.pid for child in psutil.Process(pid).children(recursive=True))
         except psutil.NoSuchProcess:
             continue
-    return found
+    return all_pids
 
 
 def free_port() -> int:

@@ -42,9 +42,9 @@ class Case:
         self.files.append(path)
         return path
 
-    def note(self, wrong: str, known: bool = True) -> None:
+    def note(self, wrong: str, structure_known: bool = True) -> None:
         self.wrong.append(wrong)
-        self.structure_known = self.structure_known and known
+        self.structure_known = self.structure_known and structure_known
 
 
 def make(number: int, seed: int, folder: Path) -> Case:
@@ -112,10 +112,10 @@ def _lines(case: Case, rows: list[Any]) -> bytes:
     lines = [json.dumps(row, ensure_ascii=case.rng.random() < 0.8).encode("utf-8", "surrogatepass") for row in rows]
     if case.number >= len(MAKERS):
         for _ in range(case.rng.choice((0, 0, 1, 2))):
-            odd, what = case.rng.choice(_ODD_LINES)
+            odd, fault = case.rng.choice(_ODD_LINES)
             lines.insert(case.rng.randrange(len(lines) + 1), odd)
             case.rows = (case.rows or 0) + bool(odd.strip())
-            case.note(what)
+            case.note(fault)
     end = case.rng.choice((b"\n", b"\n", b"\n", b"\r\n"))
     return end.join(lines) + case.rng.choice((end, b""))
 
@@ -162,9 +162,9 @@ def _table(case: Case) -> Any:
     import pyarrow as pa
 
     rng, rows = case.rng, _records(case)
-    texts = [one if isinstance(one := row.get("text"), str) and "\ud800" not in one else None for row in rows]
+    texts = [cell if isinstance(cell := row.get("text"), str) and "\ud800" not in cell else None for row in rows]
     columns: dict[str, Any] = {"text": pa.array(texts, pa.string())}
-    scores = [one if isinstance(one := row.get("q"), float) else None for row in rows]
+    scores = [cell if isinstance(cell := row.get("q"), float) else None for row in rows]
     columns["q"] = pa.array(scores, pa.float64())
     columns["license"] = pa.array([["mit", "apache-2.0"][n % 2 :] for n in range(len(rows))], pa.list_(pa.string()))
     if case.number < len(MAKERS):
@@ -212,8 +212,8 @@ def _arrow(case: Case) -> None:
     import pyarrow as pa
 
     table, path = _table(case), case.write(f"a{len(case.files)}.arrow", b"")
-    new = case.rng.choice((pa.ipc.new_stream, pa.ipc.new_file))
-    with pa.OSFile(str(path), "wb") as sink, new(sink, table.schema) as writer:
+    new_writer = case.rng.choice((pa.ipc.new_stream, pa.ipc.new_file))
+    with pa.OSFile(str(path), "wb") as sink, new_writer(sink, table.schema) as writer:
         writer.write_table(table, max_chunksize=7)
 
 
@@ -321,8 +321,8 @@ def _commits(case: Case) -> None:
     case.source |= {"kind": "code_adjacent", "format": "commits"}
     environment = {
         **os.environ,
-        **{f"GIT_{who}_{what}": "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-        **{f"GIT_{who}_DATE": "2020-01-01T00:00:00Z" for who in ("AUTHOR", "COMMITTER")},
+        **{f"GIT_{role}_{part}": "a@b.c" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")},
+        **{f"GIT_{role}_DATE": "2020-01-01T00:00:00Z" for role in ("AUTHOR", "COMMITTER")},
         "GIT_CONFIG_GLOBAL": os.devnull,
     }
 
@@ -355,20 +355,20 @@ def _hub_layout(case: Case) -> None:
 
 
 def _victim(case: Case) -> Path | None:
-    there = [path for path in case.files if path.is_file() and not path.is_symlink() and path.stat().st_size]
-    return case.rng.choice(there) if there else None
+    candidates = [path for path in case.files if path.is_file() and not path.is_symlink() and path.stat().st_size]
+    return case.rng.choice(candidates) if candidates else None
 
 
-def _bytes_damage(what: str, change: Callable[[random.Random, bytes], bytes]) -> Callable[[Case], None]:
+def _bytes_damage(damage_name: str, change: Callable[[random.Random, bytes], bytes]) -> Callable[[Case], None]:
     def damage(case: Case) -> None:
         if path := _victim(case):
             path.chmod(0o644)
             path.write_bytes(change(case.rng, path.read_bytes()))
             # Of packed and binary formats a reader can tell that something is missing; of plain text it cannot.
             tells = path.name.endswith((".gz", ".zst", ".bz2", ".parquet"))
-            case.note(what, known=tells and what in ("truncated", "half of it"))
+            case.note(damage_name, structure_known=tells and damage_name in ("truncated", "half of it"))
 
-    damage.__name__ = f"_{what.replace(' ', '_')}"
+    damage.__name__ = f"_{damage_name.replace(' ', '_')}"
     return damage
 
 
@@ -397,40 +397,40 @@ def _renamed(case: Case) -> None:
         )
         target = path.with_name(name)
         path.rename(target)
-        case.files = [target if one == path else one for one in case.files]
-        case.note(f"{path.name} called {name}", known=False)
+        case.files = [target if other == path else other for other in case.files]
+        case.note(f"{path.name} called {name}", structure_known=False)
 
 
 def _beside(case: Case) -> None:
     """Something that is no file of data, in the folder."""
     names = ("x.parquet", "x.jsonl", "x.txt", "x.py", "x.jsonl.gz", "x.arrow", "x.ipynb")
     path = case.folder / case.rng.choice(names)
-    what = case.rng.choice(("folder", "loop", "dangling", "self", "pipe", "socket", "locked", "locked folder", "empty"))
+    kind = case.rng.choice(("folder", "loop", "dangling", "self", "pipe", "socket", "locked", "locked folder", "empty"))
     if path.exists() or path.is_symlink():
         return
-    if what == "folder":
+    if kind == "folder":
         (path / "inner").mkdir(parents=True)
-    elif what == "loop":
+    elif kind == "loop":
         path.symlink_to(case.folder, target_is_directory=True)
-    elif what == "dangling":
+    elif kind == "dangling":
         path.symlink_to(case.folder / "gone")
-    elif what == "self":
+    elif kind == "self":
         path.symlink_to(path)
-    elif what == "pipe":
+    elif kind == "pipe":
         os.mkfifo(path)
-    elif what == "socket" and len(str(path)) < 100:
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(str(path))
-    elif what == "locked":
+    elif kind == "socket" and len(str(path)) < 100:
+        with socket.socket(socket.AF_UNIX) as unix_socket:
+            unix_socket.bind(str(path))
+    elif kind == "locked":
         path.write_bytes(b"not to be read")
         path.chmod(0)
-    elif what == "locked folder":
+    elif kind == "locked folder":
         path.mkdir()
         (path / path.name).write_bytes(b"not to be read")
         path.chmod(0)
     else:
         path.write_bytes(b"")
-    case.note(f"{what} {path.name}", known=False)
+    case.note(f"{kind} {path.name}", structure_known=False)
 
 
 def _names(case: Case) -> None:
@@ -438,14 +438,14 @@ def _names(case: Case) -> None:
     if path := _victim(case):
         target = os.path.join(os.fsencode(path.parent), case.rng.choice(odd) + os.fsencode("".join(path.suffixes)))
         os.rename(path, target)
-        case.files = [Path(os.fsdecode(target)) if one == path else one for one in case.files]
+        case.files = [Path(os.fsdecode(target)) if other == path else other for other in case.files]
         case.note(f"name {target.rpartition(b'/')[2][:12]!r}")
 
 
 def _utf16(case: Case) -> None:
     if path := _victim(case):
         path.write_bytes(path.read_bytes().decode("utf-8", "replace").encode("utf-16"))
-        case.note("UTF-16 file", known=False)
+        case.note("UTF-16 file", structure_known=False)
 
 
 def _only(case: Case) -> None:
@@ -460,14 +460,14 @@ def _only(case: Case) -> None:
             "/dev/null",
         )
         case.source["path"] = case.rng.choice(spelled)
-        case.note(f"path {Path(case.source['path']).name}", known=False)
+        case.note(f"path {Path(case.source['path']).name}", structure_known=False)
 
 
 def _deep(case: Case) -> None:
     folder = case.folder.joinpath(*["d"] * 60)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "deep.txt").write_text("far down")
-    case.note("60 folders deep", known=False)
+    case.note("60 folders deep", structure_known=False)
 
 
 DAMAGES: tuple[Callable[[Case], None], ...] = (
@@ -498,7 +498,7 @@ DAMAGES: tuple[Callable[[Case], None], ...] = (
 def _set(**settings: Any) -> Callable[[Case], None]:
     def change(case: Case) -> None:
         case.source |= settings
-        case.note(", ".join(settings), known="format" not in settings and "path" not in settings)
+        case.note(", ".join(settings), structure_known="format" not in settings and "path" not in settings)
 
     return change
 

@@ -57,11 +57,11 @@ def arrays(sequence_length: int, megabytes: int) -> dict[str, Any]:
     """uint16[sequences, length] per source, in shares of 70/30: random ids, since no side looks at them."""
     import numpy as np
 
-    made = np.random.default_rng(SEED)
+    rng = np.random.default_rng(SEED)
     rows = max(64, megabytes * 2**20 // (2 * sequence_length))
     counts = {name: int(rows * weight) for name, weight in zip(NAMES, WEIGHTS, strict=True)}
     return {
-        name: made.integers(1, VOCABULARY, (count, sequence_length), dtype=np.uint16) for name, count in counts.items()
+        name: rng.integers(1, VOCABULARY, (count, sequence_length), dtype=np.uint16) for name, count in counts.items()
     }
 
 
@@ -325,8 +325,8 @@ def state_of(side: str, spec: Spec) -> str:
         return json.dumps(dataset.state_dict(num_samples=spec.start, from_beginning=True))
     # It knows its state only by having come there.
     mixed = datasets_iterable(spec)
-    for place, _ in enumerate(mixed, start=1):
-        if place == spec.start:
+    for position, _ in enumerate(mixed, start=1):
+        if position == spec.start:
             break
     return json.dumps(mixed.state_dict())
 
@@ -336,22 +336,26 @@ def state_of(side: str, spec: Spec) -> str:
 
 def timed(batches: Callable[[], Iterator[Any]], spec: Spec) -> dict[str, float]:
     """Seconds to the first batch, its own making included, then sequences per second until the end."""
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     running = batches()
     first = next(running)
-    first_seconds = time.perf_counter() - began
+    first_seconds = time.perf_counter() - started_at
     assert tuple(first.shape) == (spec.batch, spec.sequence_length), first.shape
-    taken, began = 0, time.perf_counter()
+    num_taken, started_at = 0, time.perf_counter()
     for batch in running:
-        taken += len(batch)
-        elapsed = time.perf_counter() - began
+        num_taken += len(batch)
+        elapsed = time.perf_counter() - started_at
         if elapsed > spec.seconds:
             break
-    elapsed = time.perf_counter() - began
+    elapsed = time.perf_counter() - started_at
     close = getattr(running, "close", None)
     if close is not None:
         close()
-    return {"first_seconds": first_seconds, "sequences_per_second": taken / elapsed if taken else 0.0, "taken": taken}
+    return {
+        "first_seconds": first_seconds,
+        "sequences_per_second": num_taken / elapsed if num_taken else 0.0,
+        "taken": num_taken,
+    }
 
 
 def meet(spec: Spec, name: str) -> None:
@@ -413,31 +417,31 @@ def through_ray(side: str, spec: Spec) -> list[dict[str, float]]:
     consumers = [Consumer.remote(each) for each in specs]
     ray.get([consumer.__ray_ready__.remote() for consumer in consumers])
     shares: list[Any] = [None] * spec.world
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     if side == "ray-mix":
         mixed = ray_mixed(spec)
         shares = mixed.streaming_split(spec.world, equal=True) if spec.world > 1 else [mixed]
-    made = time.perf_counter() - began
-    found = ray.get([consumer.run.remote(share) for consumer, share in zip(consumers, shares, strict=True)])
+    mixing_seconds = time.perf_counter() - started_at
+    timings = ray.get([consumer.run.remote(share) for consumer, share in zip(consumers, shares, strict=True)])
     ray.shutdown()
-    return [{**one, "first_seconds": one["first_seconds"] + made} for one in found]
+    return [{**timing, "first_seconds": timing["first_seconds"] + mixing_seconds} for timing in timings]
 
 
 def main() -> None:
-    what, given = sys.argv[1], sys.argv[2]
-    if what == "write-mds":
-        return _write_mds(Path(given))
-    fields = json.loads(given)
+    side, argument = sys.argv[1], sys.argv[2]
+    if side == "write-mds":
+        return _write_mds(Path(argument))
+    fields = json.loads(argument)
     spec = Spec(**{**fields, "weights": tuple(fields["weights"])})
-    if what.startswith("state:"):
-        print(state_of(what.removeprefix("state:"), spec), flush=True)
+    if side.startswith("state:"):
+        print(state_of(side.removeprefix("state:"), spec), flush=True)
         os._exit(0)
-    if what in ("ours-ray", "ray-mix"):
-        print(json.dumps(through_ray(what, spec)), flush=True)
+    if side in ("ours-ray", "ray-mix"):
+        print(json.dumps(through_ray(side, spec)), flush=True)
         return
-    warm_imports(what)
-    meet(spec, f"{what}-{os.environ['MEET']}")
-    result = timed(lambda: SIDES[what](spec), spec)
+    warm_imports(side)
+    meet(spec, f"{side}-{os.environ['MEET']}")
+    result = timed(lambda: SIDES[side](spec), spec)
     print(json.dumps([result]), flush=True)
     os._exit(0)  # loaders with processes and shared memory of their own may take long to end
 

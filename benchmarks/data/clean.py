@@ -46,25 +46,27 @@ def measure(kind: str, path: Path, documents: str) -> list[list[str]]:
     """Rows of the table for one folder."""
     plain = Source(kind=kind, path=str(path), documents=documents)
     inputs = source_fingerprint(plain)
-    began = time.process_time()
+    started_at = time.process_time()
     rows = [row for row in read_in_process(plain, inputs) if isinstance(row, Document)]
-    reading = time.process_time() - began
+    reading = time.process_time() - started_at
     size = sum(len(row.content.encode()) for row in rows) / 1e6
-    what = f"{len(rows):,} {'files' if kind == 'code' else documents}, {size:.1f} MB"
-    table = [[what, "read", f"{size / reading:.0f}", "", ""]]
+    label = f"{len(rows):,} {'files' if kind == 'code' else documents}, {size:.1f} MB"
+    table = [[label, "read", f"{size / reading:.0f}", "", ""]]
     benchmark = benchmark_of({"questions": QUESTIONS}, 13)
     for name, settings in FILTERS.items():
-        asked = "decontaminate" in settings["cleaning"]
-        plan = CleaningPlan(plain.model_validate({**plain.model_dump(), **settings}), 0, benchmark if asked else None)
+        decontaminates = "decontaminate" in settings["cleaning"]
+        plan = CleaningPlan(
+            plain.model_validate({**plain.model_dump(), **settings}), 0, benchmark if decontaminates else None
+        )
         with SurveyResult() as gathered:
-            began = time.process_time()
+            started_at = time.process_time()
             for stats in survey(rows, plan):
                 gathered.add(stats)
             surveyed = time.process_time()
             decision = decide(plan, gathered)
             ended = time.process_time()
         left_out = sum(code != 0 for code in decision.codes[0])
-        table.append(["", name, f"{size / (surveyed - began):.0f}", f"{ended - surveyed:.2f}", f"{left_out:,}"])
+        table.append(["", name, f"{size / (surveyed - started_at):.0f}", f"{ended - surveyed:.2f}", f"{left_out:,}"])
     return table
 
 

@@ -60,11 +60,11 @@ Order = Callable[[int, float], np.ndarray]
 
 
 def _row(label: str, order: Any, options: Any, ramps: bool = False) -> list[Any]:
-    count, found = options.sequences, []
+    count, deviations = options.sequences, []
     for ratio in options.ratios:
-        found.append(_deviation(order(count, ratio), np.full(count, ratio)))
-    given = order(count, RAMP) if ramps else np.concatenate([order(*phase) for phase in _phases(count)])
-    return [label, *found, _deviation(given, _ramp(count))]
+        deviations.append(_deviation(order(count, ratio), np.full(count, ratio)))
+    ramp_order = order(count, RAMP) if ramps else np.concatenate([order(*phase) for phase in _phases(count)])
+    return [label, *deviations, _deviation(ramp_order, _ramp(count))]
 
 
 def _ramp(count: int) -> np.ndarray:
@@ -77,9 +77,9 @@ def _phases(count: int) -> list[tuple[int, float]]:
     return [(len(part), float(part.mean())) for part in np.array_split(_ramp(count), PHASES)]
 
 
-def _deviation(is_code: np.ndarray, wanted: np.ndarray) -> float:
-    assert len(is_code) == len(wanted), f"{len(is_code)} sequences came of {len(wanted)}"
-    return float(np.abs(np.cumsum(is_code) - np.cumsum(wanted)).max())
+def _deviation(is_code: np.ndarray, code_ratios: np.ndarray) -> float:
+    assert len(is_code) == len(code_ratios), f"{len(is_code)} sequences came of {len(code_ratios)}"
+    return float(np.abs(np.cumsum(is_code) - np.cumsum(code_ratios)).max())
 
 
 def _ours(count: int, ratio: float | tuple[float, float]) -> np.ndarray:
@@ -121,22 +121,22 @@ def _mosaic(options: Any) -> Order:
     """All orders that will be asked for, made by one process of the other environment."""
     asked = [(options.sequences, ratio) for ratio in options.ratios] + _phases(options.sequences)
     with tempfile.TemporaryDirectory(prefix="raycodellm-exactness-") as folder:
-        given = json.dumps({"folder": folder, "asked": asked})
-        run = subprocess.run([options.python_streaming, __file__, "mosaic", given], capture_output=True, text=True)
+        arguments = json.dumps({"folder": folder, "asked": asked})
+        run = subprocess.run([options.python_streaming, __file__, "mosaic", arguments], capture_output=True, text=True)
     if run.returncode:
         raise RuntimeError(f"streaming ended with {run.returncode}:\n{run.stderr[-3000:]}")
-    made = dict(zip(asked, json.loads(run.stdout.strip().splitlines()[-1]), strict=True))
-    return lambda count, ratio: np.array(made[count, ratio], bool)
+    orders = dict(zip(asked, json.loads(run.stdout.strip().splitlines()[-1]), strict=True))
+    return lambda count, ratio: np.array(orders[count, ratio], bool)
 
 
 def _mosaic_here(folder: str, asked: list[tuple[int, float]]) -> list[list[int]]:
     from streaming import MDSWriter, Stream, StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
 
-    most = max(count for count, _ in asked)
+    max_count = max(count for count, _ in asked)
     for name, code in (("text", 0), ("code", 1)):
         with MDSWriter(out=f"{folder}/{name}", columns={"code": "int"}) as out:
-            for _ in range(most):
+            for _ in range(max_count):
                 out.write({"code": code})
     orders = []
     for count, ratio in asked:

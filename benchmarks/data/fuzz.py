@@ -61,7 +61,7 @@ def run(cases: range, seed: int, scratch: Path, seconds: float = 30.0, workers: 
     _import_all()
     tokenizer = scratch / "tokenizer"
     _wait(context.Process(target=_make_tokenizer, args=(tokenizer,)), 120.0)
-    waiting, running, done = list(cases), {}, []
+    waiting, running, outcomes = list(cases), {}, []
     while waiting or running:
         while waiting and len(running) < workers:
             number = waiting.pop(0)
@@ -69,16 +69,16 @@ def run(cases: range, seed: int, scratch: Path, seconds: float = 30.0, workers: 
             process = context.Process(target=_run_one, args=(number, seed, scratch / str(number), tokenizer, answer))
             process.start()
             running[number] = process, answer, time.monotonic()
-        for number, (process, answer, began) in list(running.items()):
+        for number, (process, answer, started_at) in list(running.items()):
             process.join(0.02)
-            late = time.monotonic() - began > seconds
+            late = time.monotonic() - started_at > seconds
             if process.is_alive() and not late:
                 continue
             _wait(process, 0.0)
-            done.append(_outcome(number, answer, process.exitcode, late, time.monotonic() - began))
+            outcomes.append(_outcome(number, answer, process.exitcode, late, time.monotonic() - started_at))
             del running[number]
             _remove(scratch / str(number))
-    return sorted(done, key=lambda outcome: outcome.case)
+    return sorted(outcomes, key=lambda outcome: outcome.case)
 
 
 def _wait(process: Any, seconds: float) -> None:
@@ -99,11 +99,11 @@ def _remove(folder: Path) -> None:
 
 
 def _outcome(number: int, answer: Path, code: int | None, late: bool, seconds: float) -> Outcome:
-    said = json.loads(answer.read_text()) if answer.exists() else {"format": "?", "wrong": "?"}
-    if late or "outcome" not in said:
+    fields = json.loads(answer.read_text()) if answer.exists() else {"format": "?", "wrong": "?"}
+    if late or "outcome" not in fields:
         ended = "does not end" if late else f"process ended with {code}"
-        said |= {"outcome": "BUG", "detail": f"{ended}; {said.get('detail', '')}"}
-    return Outcome(**{"case": number, "seconds": round(seconds, 2), **said})
+        fields |= {"outcome": "BUG", "detail": f"{ended}; {fields.get('detail', '')}"}
+    return Outcome(**{"case": number, "seconds": round(seconds, 2), **fields})
 
 
 # ------------------------------------------------------------------------------------------------- in the processes
@@ -130,19 +130,19 @@ def _make_tokenizer(folder: Path) -> None:
 def _run_one(number: int, seed: int, folder: Path, tokenizer: Path, answer: Path) -> None:
     sys.stderr = sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # lives as long as the process
     case = _malformed.make(number, seed, folder / "source")
-    said: dict[str, Any] = {"format": case.format, "wrong": "; ".join(case.wrong) or "nothing"}
-    said["wrong"] = said["wrong"].encode("utf-8", "replace").decode()
-    answer.write_text(json.dumps({**said, "detail": json.dumps(case.source)[:300]}))
+    fields: dict[str, Any] = {"format": case.format, "wrong": "; ".join(case.wrong) or "nothing"}
+    fields["wrong"] = fields["wrong"].encode("utf-8", "replace").decode()
+    answer.write_text(json.dumps({**fields, "detail": json.dumps(case.source)[:300]}))
     (folder / "store").mkdir()
     _limit()
     try:
-        said |= _through(case, tokenizer, folder / "store")
+        fields |= _through(case, tokenizer, folder / "store")
     except BaseException:
         last = traceback.format_exc().strip().splitlines()
-        where = [line.strip() for line in last if line.strip().startswith("File")][-3:]
-        said |= {"outcome": "BUG", "detail": f"{last[-1][:300]} @ {' < '.join(where)} {json.dumps(case.source)}"}
-    said["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    answer.write_text(json.dumps(said))
+        frames = [line.strip() for line in last if line.strip().startswith("File")][-3:]
+        fields |= {"outcome": "BUG", "detail": f"{last[-1][:300]} @ {' < '.join(frames)} {json.dumps(case.source)}"}
+    fields["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    answer.write_text(json.dumps(fields))
     os._exit(0)
 
 
@@ -222,10 +222,10 @@ def table(outcomes: list[Outcome], seed: int) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for format in [*dict.fromkeys(outcome.format for outcome in outcomes), "all"]:
-        mine = [outcome for outcome in outcomes if format in (outcome.format, "all")]
-        counts = Counter(outcome.outcome for outcome in mine)
-        worst = max(outcome.seconds for outcome in mine), max(outcome.peak_mib for outcome in mine)
-        cells = [format, len(mine), *(counts[kind] for kind in kinds), f"{worst[0]:.1f}", worst[1]]
+        of_format = [outcome for outcome in outcomes if format in (outcome.format, "all")]
+        counts = Counter(outcome.outcome for outcome in of_format)
+        worst = max(outcome.seconds for outcome in of_format), max(outcome.peak_mib for outcome in of_format)
+        cells = [format, len(of_format), *(counts[kind] for kind in kinds), f"{worst[0]:.1f}", worst[1]]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     for outcome in outcomes:
         if outcome.outcome == "BUG":

@@ -30,55 +30,55 @@ def ramp(num_sources: int) -> Schedule:
     return Schedule((0.0, 1.0), tuple(ends), "linear")
 
 
-def largest_deviation(order: np.ndarray, made: Schedule) -> float:
+def largest_deviation(order: np.ndarray, schedule: Schedule) -> float:
     """In sequences, over all prefixes and sources."""
-    worst, counts = 0.0, np.zeros(len(made.weights[0]))
+    worst, counts = 0.0, np.zeros(len(schedule.weights[0]))
     for start in range(0, len(order), CHUNK):
         part = order[start : start + CHUNK]
-        granted = made.integral_between(start, start + len(part), len(order)) * len(order)
+        granted = schedule.integral_between(start, start + len(part), len(order)) * len(order)
         for source in range(len(counts)):
-            drawn = counts[source] + np.cumsum(part == source)
-            worst = max(worst, float(np.abs(drawn - granted[source, 1:]).max()))
-            counts[source] = drawn[-1]
+            num_drawn = counts[source] + np.cumsum(part == source)
+            worst = max(worst, float(np.abs(num_drawn - granted[source, 1:]).max()))
+            counts[source] = num_drawn[-1]
     return worst
 
 
-def at_random(made: Schedule, num_sequences: int) -> np.ndarray:
+def at_random(schedule: Schedule, num_sequences: int) -> np.ndarray:
     """Each position's source by its weights there."""
     order = np.empty(num_sequences, dtype=np.int16)
     generator = np.random.default_rng(0)
     for start in range(0, num_sequences, CHUNK):
         stop = min(start + CHUNK, num_sequences)
-        edges = np.cumsum(made.weights_at((np.arange(start, stop) + 0.5) / num_sequences), axis=1)
+        edges = np.cumsum(schedule.weights_at((np.arange(start, stop) + 0.5) / num_sequences), axis=1)
         order[start:stop] = (generator.random((stop - start, 1)) > edges[:, :-1]).sum(axis=1)
     return order
 
 
 def measure(side: str, num_sequences: int, num_sources: int) -> dict[str, float]:
-    made = ramp(num_sources)
+    schedule = ramp(num_sources)
     sources = tuple(SourceSlice(f"source{n}", "text", "", max(1, num_sequences // 7), 0) for n in range(num_sources))
-    plan = mixture.Plan(made, sources, num_sequences, 0)
-    began = time.perf_counter()
+    plan = mixture.Plan(schedule, sources, num_sequences, 0)
+    started_at = time.perf_counter()
     if side == "rows":
         order = plan.rows(0, num_sequences).source
     else:
-        in_order = SourceOrder(made, num_sequences)
-        order = in_order.sources(0, num_sequences) if side == "order" else at_random(made, num_sequences)
-    seconds = time.perf_counter() - began
+        in_order = SourceOrder(schedule, num_sequences)
+        order = in_order.sources(0, num_sequences) if side == "order" else at_random(schedule, num_sequences)
+    seconds = time.perf_counter() - started_at
     status = Path("/proc/self/status").read_text().splitlines()
     peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-    found = {"seconds": seconds, "mebibytes": peak / 1024}
-    found["deviation"] = largest_deviation(order, made)
+    figures = {"seconds": seconds, "mebibytes": peak / 1024}
+    figures["deviation"] = largest_deviation(order, schedule)
     if side == "rows":
         position = num_sequences * 9 // 10
         counts = plan.counts(position).tolist()
-        began = time.perf_counter()
-        mixture.Plan(made, sources, num_sequences, 0).starting_at(position, counts).rows(position, position + 1024)
-        found["resume_seconds"] = time.perf_counter() - began
-        began = time.perf_counter()
-        mixture.Plan(made, sources, num_sequences, 0).rows(0, 1024)
-        found["first_seconds"] = time.perf_counter() - began
-    return found
+        started_at = time.perf_counter()
+        mixture.Plan(schedule, sources, num_sequences, 0).starting_at(position, counts).rows(position, position + 1024)
+        figures["resume_seconds"] = time.perf_counter() - started_at
+        started_at = time.perf_counter()
+        mixture.Plan(schedule, sources, num_sequences, 0).rows(0, 1024)
+        figures["first_seconds"] = time.perf_counter() - started_at
+    return figures
 
 
 SIDES = {
@@ -98,17 +98,17 @@ def main() -> None:
         print(json.dumps(measure(arguments.side, arguments.sequences, arguments.sources)))
         return
     sizes = ["--sequences", str(arguments.sequences), "--sources", str(arguments.sources)]
-    found = {side: in_processes([([__file__, "--side", side, *sizes], {})])[0] for side in SIDES}
+    figures = {side: in_processes([([__file__, "--side", side, *sizes], {})])[0] for side in SIDES}
     rows = [
-        (name, found[side]["seconds"], round(found[side]["mebibytes"]), round(found[side]["deviation"], 3))
+        (name, figures[side]["seconds"], round(figures[side]["mebibytes"]), round(figures[side]["deviation"], 3))
         for side, name in SIDES.items()
     ]
     title = f"Plan of {arguments.sequences:,} sequences over {arguments.sources} sources, on a linear ramp"
     text = header(title, "numpy") + "\n"
     text += table(("what", "seconds, one core", "memory of the process, MiB", "largest deviation, sequences"), rows)
     text += (
-        f"\nFirst 1,024 positions: {found['rows']['first_seconds'] * 1e3:.0f} ms from the beginning, "
-        f"{found['rows']['resume_seconds'] * 1e3:.0f} ms from 90 % of the stage with a checkpoint's counts.\n"
+        f"\nFirst 1,024 positions: {figures['rows']['first_seconds'] * 1e3:.0f} ms from the beginning, "
+        f"{figures['rows']['resume_seconds'] * 1e3:.0f} ms from 90 % of the stage with a checkpoint's counts.\n"
     )
     finish(text, arguments.out)
 

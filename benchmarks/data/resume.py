@@ -63,9 +63,9 @@ def _row(label: str, side: str, spec: Spec, share: float, options: Any, state: b
     stopped = replace(spec, start=start - start % spec.batch)
     if state:
         stopped = replace(stopped, state=_state(side, stopped, options))
-    found = stream.measure(side, stopped, options.python_streaming)
-    next_seconds = spec.batch / found["sequences_per_second"] if found["sequences_per_second"] else float("nan")
-    return [label, spec.sequences, f"{share:.0%}", found["first_seconds"], next_seconds]
+    timing = stream.measure(side, stopped, options.python_streaming)
+    next_seconds = spec.batch / timing["sequences_per_second"] if timing["sequences_per_second"] else float("nan")
+    return [label, spec.sequences, f"{share:.0%}", timing["first_seconds"], next_seconds]
 
 
 def _state(side: str, spec: Spec, options: Any) -> str:

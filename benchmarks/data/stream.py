@@ -46,8 +46,8 @@ def main() -> None:
                 world=consumers,
                 seconds=options.seconds,
             )
-            found = {side: _best(side, spec, options) for side in _sides_to_run(options)}
-            rows += _rows(found, consumers)
+            best_by_side = {side: _best(side, spec, options) for side in _sides_to_run(options)}
+            rows += _rows(best_by_side, consumers)
     text = _common.header(
         f"Mixed stream, sequences of {options.sequence_length:,} tokens",
         "raycodellm",
@@ -100,10 +100,10 @@ def _streaming_version(python: str | None) -> str:
 
 
 def _best(side: str, spec: Spec, options: Any) -> dict[str, Any]:
-    tried = []
+    runs = []
     for workers in options.workers if side in WITH_WORKERS else [0]:
-        tried.append({**measure(side, replace(spec, workers=workers), options.python_streaming), "workers": workers})
-    return max(tried, key=lambda one: one["sequences_per_second"])
+        runs.append({**measure(side, replace(spec, workers=workers), options.python_streaming), "workers": workers})
+    return max(runs, key=lambda run: run["sequences_per_second"])
 
 
 def measure(side: str, spec: Spec, streaming_python: str | None) -> dict[str, Any]:
@@ -117,10 +117,10 @@ def measure(side: str, spec: Spec, streaming_python: str | None) -> dict[str, An
         work.append(([python, script, side, json.dumps(asdict(replace(spec, rank=rank)))], {**environment, **ranked}))
     running = _common.started(work)
     watch = _common.Memory([process.pid for process in running])
-    results = [one for of_process in _common.finished(running, timeout=300) for one in of_process]
+    results = [timing for of_process in _common.finished(running, timeout=300) for timing in of_process]
     return {
-        "sequences_per_second": sum(one["sequences_per_second"] for one in results) / spec.world,
-        "first_seconds": max(one["first_seconds"] for one in results),
+        "sequences_per_second": sum(timing["sequences_per_second"] for timing in results) / spec.world,
+        "first_seconds": max(timing["first_seconds"] for timing in results),
         "mib": watch.most(),
     }
 
@@ -139,15 +139,17 @@ def _environment(spec: Spec) -> dict[str, str]:
     }
 
 
-def _rows(found: dict[str, dict[str, Any]], consumers: int) -> list[list[Any]]:
-    mine = max((one["sequences_per_second"] for side, one in found.items() if side.startswith("ours")), default=0.0)
+def _rows(best_by_side: dict[str, dict[str, Any]], consumers: int) -> list[list[Any]]:
+    our_rate = max(
+        (run["sequences_per_second"] for side, run in best_by_side.items() if side.startswith("ours")), default=0.0
+    )
     rows = []
-    for side, one in found.items():
-        rate = one["sequences_per_second"]
-        times = "" if side.startswith("ours") else f"{mine / rate:.1f}×"
-        shown = one["workers"] if side in WITH_WORKERS else "–"
+    for side, run in best_by_side.items():
+        rate = run["sequences_per_second"]
+        times = "" if side.startswith("ours") else f"{our_rate / rate:.1f}×"
+        workers = run["workers"] if side in WITH_WORKERS else "–"
         rows.append(
-            [consumers, LABELS[side], shown, float(round(rate)), times, one["first_seconds"], round(one["mib"])]
+            [consumers, LABELS[side], workers, float(round(rate)), times, run["first_seconds"], round(run["mib"])]
         )
     return rows
 

@@ -68,9 +68,9 @@ def measure(options: argparse.Namespace, folder: Path) -> str:
     runs: dict[str, dict[str, Any]] = {}
     for side in options.sides:
         for _ in range(options.repeat):
-            found = run_side(side, folder, options.cores)
-            if side not in runs or found["seconds"] < runs[side]["seconds"]:
-                runs[side] = found
+            figures = run_side(side, folder, options.cores)
+            if side not in runs or figures["seconds"] < runs[side]["seconds"]:
+                runs[side] = figures
     counts = {(run["documents"], run["tokens"]) for run in runs.values()}
     ours = runs.get("raycodellm", {"seconds": float("nan"), "cpu_seconds": float("nan")})
     rows = [
@@ -95,16 +95,16 @@ def run_side(side: str, folder: Path, cores: int) -> dict[str, Any]:
     arguments = [__file__, "--side", side, "--folder", str(folder), "--cores", str(cores)]
     # One thread per process: each side has as many processes as it may use cores.
     environment = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    (found,) = _common.in_processes([(arguments, environment)], timeout=3600)
+    (figures,) = _common.in_processes([(arguments, environment)], timeout=3600)
     shutil.rmtree(folder / side, ignore_errors=True)
-    return found
+    return figures
 
 
 def watched(side: str, folder: Path, cores: int) -> dict[str, Any]:
     """Runs the side here, and adds what all its processes used: CPU seconds, and memory at the most."""
     memory, processor = _common.Memory([os.getpid()]), Processor()
-    found = SIDES[side](folder, cores)
-    return {**found, "cpu_seconds": processor.seconds(), "peak_mib": memory.most()}
+    figures = SIDES[side](folder, cores)
+    return {**figures, "cpu_seconds": processor.seconds(), "peak_mib": memory.most()}
 
 
 class Processor:
@@ -124,10 +124,10 @@ class Processor:
     def _watch(self) -> None:
         import psutil
 
-        here = psutil.Process()
+        own_process = psutil.Process()
         while not self._done.wait(0.25):
-            self._used[here.pid] = sum(here.cpu_times()[:2])
-            for process in here.children(recursive=True):
+            self._used[own_process.pid] = sum(own_process.cpu_times()[:2])
+            for process in own_process.children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     self._used[process.pid] = sum(process.cpu_times()[:2])
 
@@ -137,9 +137,9 @@ class Processor:
 
 def make_files(folder: Path, num_bytes: int, text: str | None) -> tuple[int, int]:
     """JSONL files of about `num_bytes`; made again only where they are missing. Returns (bytes, documents)."""
-    done = folder / f"{num_bytes}.json"
-    if done.exists():
-        return tuple(json.loads(done.read_text()))
+    size_file = folder / f"{num_bytes}.json"
+    if size_file.exists():
+        return tuple(json.loads(size_file.read_text()))
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     total = count = 0
@@ -153,21 +153,21 @@ def make_files(folder: Path, num_bytes: int, text: str | None) -> tuple[int, int
             break
     for file in files:
         file.close()
-    done.write_text(json.dumps([total, count]))
+    size_file.write_text(json.dumps([total, count]))
     return total, count
 
 
 def documents(text: str | None) -> Iterator[str]:
     """Books and code, over and over; every time with other made-up words, so that no repetition is an exact one."""
     chance = random.Random(SEED)
-    some = [*passages(text, chance), *modules()]
-    chance.shuffle(some)
-    yield from some
+    originals = [*passages(text, chance), *modules()]
+    chance.shuffle(originals)
+    yield from originals
     while True:
-        for document in some:
+        for document in originals:
             words = document.split(" ")
-            for place in range(chance.randrange(30), len(words), 60):
-                words[place] += "".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=3))
+            for index in range(chance.randrange(30), len(words), 60):
+                words[index] += "".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=3))
             yield " ".join(words)
 
 
@@ -231,11 +231,11 @@ def ours(folder: Path, cores: int) -> dict[str, Any]:
 
     source = Source(kind="text", path=str(folder / "texts" / "*.jsonl"))
     ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, configure_logging=False)
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     inputs = source_fingerprint(source, SEED)
     target = Folder(str(folder / "raycodellm"))
     store = prepare_store("texts", source, inputs, Folder(str(folder / "tokenizer")), "print", SEED, target)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started_at
     ray.shutdown()
     return {"seconds": seconds, "documents": store.manifest.num_documents, "tokens": store.num_tokens}
 
@@ -253,7 +253,7 @@ def with_datasets(folder: Path, cores: int) -> dict[str, Any]:
         encodings = tokenizer.encode_batch_fast(batch["text"], add_special_tokens=False)
         return {"input_ids": [np.array([*encoding.ids, eos], np.uint16) for encoding in encodings]}
 
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     cache = str(folder / "datasets" / "cache")
     loaded = datasets.load_dataset(
         "json", data_files=paths(folder), split="train", cache_dir=cache, num_proc=min(cores, NUM_FILES)
@@ -266,7 +266,7 @@ def with_datasets(folder: Path, cores: int) -> dict[str, Any]:
         features=datasets.Features({"input_ids": datasets.Sequence(datasets.Value("uint16"))}),
     )
     encoded.shuffle(seed=SEED).save_to_disk(str(folder / "datasets" / "saved"), num_proc=cores)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started_at
     saved = datasets.load_from_disk(str(folder / "datasets" / "saved"))
     num_tokens = sum(len(chunk.flatten()) for chunk in saved.data["input_ids"].chunks)
     return {"seconds": seconds, "documents": len(saved), "tokens": num_tokens}
@@ -281,7 +281,7 @@ def with_datatrove(folder: Path, cores: int) -> dict[str, Any]:
 
     logger.remove()
     target = folder / "datatrove"
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     tokenise = LocalPipelineExecutor(
         pipeline=[
             JsonlReader(str(folder / "texts"), glob_pattern="*.jsonl"),
@@ -314,7 +314,7 @@ def with_datatrove(folder: Path, cores: int) -> dict[str, Any]:
         skip_completed=False,
     )
     merge.run()
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started_at
     files = list((target / "merged").iterdir())
     num_tokens = sum(path.stat().st_size for path in files if path.suffix == ".ds") // 2
     num_documents = sum(path.stat().st_size for path in files if path.name.endswith(".index")) // 8
@@ -336,10 +336,10 @@ def limit(folder: Path, cores: int) -> dict[str, Any]:
     for worker in workers:
         worker.start()
     loaded.wait()
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     start.set()
     counts = [results.get() for _ in workers]
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started_at
     for worker in workers:
         worker.join()
     return {"seconds": seconds, "documents": sum(n for n, _ in counts), "tokens": sum(n for _, n in counts)}

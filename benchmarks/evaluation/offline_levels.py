@@ -42,8 +42,8 @@ PEAK = 3e-3
 def texts(arm: str, seed: int, only: Sequence[str] = ()) -> Iterator[str]:
     """Endless documents of an arm; those of `tasks` of the tasks `only` alone, if any are named."""
     if arm == "tasks":
-        chosen = [task for task in TASKS if not only or task.name in only]
-        turns = zip(*(task.generate("train", seed) for task in chosen), strict=True)
+        tasks = [task for task in TASKS if not only or task.name in only]
+        turns = zip(*(task.generate("train", seed) for task in tasks), strict=True)
         return ("".join(item.training_pair()) for turn in turns for item, _ in turn)
     rows = [row[1] for row in (*library().prose, *library().code)]
     rng = random.Random(seed)
@@ -71,27 +71,27 @@ def batches(tokenizer: Any, documents: Iterator[str], end: int) -> Iterator[tupl
 def train(options: argparse.Namespace, folder: Path) -> Path:
     """Trains the model, and gives its folder."""
     sample = [*itertools.islice(texts("tasks", -1), 4000), *itertools.islice(texts("text", -1), 400)]
-    place = Folder(str(folder))
-    info = build_tokenizer(Tokenizer(train={"vocab_size": options.vocab_size}), sample, place)
-    tokenizer = open_tokenizer(place)
-    made = model.build(Model(preset=options.preset), info.vocab_size, options.seed, eos_id=info.eos_id)
-    optimizer = torch.optim.AdamW(made.parameters(), lr=PEAK, betas=(0.9, 0.95), weight_decay=0.1)
-    made.train()
+    tokenizer_folder = Folder(str(folder))
+    info = build_tokenizer(Tokenizer(train={"vocab_size": options.vocab_size}), sample, tokenizer_folder)
+    tokenizer = open_tokenizer(tokenizer_folder)
+    net = model.build(Model(preset=options.preset), info.vocab_size, options.seed, eos_id=info.eos_id)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=PEAK, betas=(0.9, 0.95), weight_decay=0.1)
+    net.train()
     data, started = batches(tokenizer, texts(options.arm, options.seed, options.only), info.eos_id), time.monotonic()
     num_tokens = step = 0
     while num_tokens < options.tokens:
         for group in optimizer.param_groups:
             group["lr"] = PEAK * min(1, step / 100) * (0.55 + 0.45 * math.cos(math.pi * num_tokens / options.tokens))
         tokens, targets = next(data)
-        loss = torch.nn.functional.cross_entropy(made(tokens).logits.flatten(0, 1), targets.flatten())
+        loss = torch.nn.functional.cross_entropy(net(tokens).logits.flatten(0, 1), targets.flatten())
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(made.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         num_tokens, step = num_tokens + tokens.numel(), step + 1
         if step % 100 == 1:
             print(f"{num_tokens:,} tokens: loss {loss.item():.3f}, {time.monotonic() - started:.0f} s", flush=True)
-    made.save_pretrained(folder)
+    net.save_pretrained(folder)
     return folder
 
 
@@ -106,8 +106,8 @@ def table(files: list[str]) -> str:
             cells = []
             for name in ("acc", "bpb"):
                 for arm in arms:
-                    found = [run["metrics"][f"{task}/{name}_{part}"] for run in runs if run["arm"] == arm]
-                    cells.append(f"{statistics.fmean(found):.2f}")
+                    values = [run["metrics"][f"{task}/{name}_{part}"] for run in runs if run["arm"] == arm]
+                    cells.append(f"{statistics.fmean(values):.2f}")
             chance = statistics.fmean(run["chances"][f"{task}/{part}"] for run in runs)
             lines.append(f"| `{task}` | `{part}` | {chance:.2f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -115,12 +115,12 @@ def table(files: list[str]) -> str:
 
 def chances(items: Any) -> dict[str, float]:
     """Accuracy of guessing, for each part of each task."""
-    found: dict[str, list[float]] = {}
+    chances_by_part: dict[str, list[float]] = {}
     for row in items.to_pylist():
         part = json.loads(row["attributes"])["part"]
-        for one in [part] if isinstance(part, str) else part:
-            found.setdefault(f"{row['task']}/{one}", []).append(row["chance"])
-    return {name: statistics.fmean(some) for name, some in found.items()}
+        for name_of_part in [part] if isinstance(part, str) else part:
+            chances_by_part.setdefault(f"{row['task']}/{name_of_part}", []).append(row["chance"])
+    return {name: statistics.fmean(values) for name, values in chances_by_part.items()}
 
 
 def main() -> None:
@@ -143,8 +143,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="raycodellm-levels-") as temporary:
         trained = train(options, Path(temporary))
         result = evaluation.evaluate(trained, settings)
-    told = {**vars(options), "metrics": result.metrics, "chances": chances(result.items)}
-    Path(options.out).write_text(json.dumps(told))
+    document = {**vars(options), "metrics": result.metrics, "chances": chances(result.items)}
+    Path(options.out).write_text(json.dumps(document))
     print(table([options.out]))
 
 

@@ -94,25 +94,25 @@ def main() -> int:
 
 
 def _options() -> Any:
-    made = _common.parser(__doc__)
-    made.add_argument("--model", help="a model folder; a random tiny one when left out")
-    made.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
-    made.add_argument("--limit", type=int, default=2000, help="items of each kind")
-    made.add_argument("--tokens", type=int, default=32, help="greatest length of a generated answer")
-    made.add_argument("--rounds", type=int, default=1)
-    made.add_argument("--batch-size", type=int, default=32)
-    made.add_argument("--device", default="cpu")
-    made.add_argument("--threads", type=int, default=1, help="of torch")
-    made.add_argument("--core", type=int, help="bind both sides to this core, where other work shares the machine")
-    return made.parse_args()
+    parser = _common.parser(__doc__)
+    parser.add_argument("--model", help="a model folder; a random tiny one when left out")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--limit", type=int, default=2000, help="items of each kind")
+    parser.add_argument("--tokens", type=int, default=32, help="greatest length of a generated answer")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--core", type=int, help="bind both sides to this core, where other work shares the machine")
+    return parser.parse_args()
 
 
 def _times(runs: dict[str, list[Run]]) -> list[float]:
-    found: list[float] = []
-    for what in ("wall", "cpu"):
-        ours, theirs = (statistics.median(getattr(run, what) for run in runs[side]) for side in ("ours", "lm_eval"))
-        found += [ours, theirs, theirs / ours]
-    return found
+    figures: list[float] = []
+    for clock in ("wall", "cpu"):
+        ours, theirs = (statistics.median(getattr(run, clock) for run in runs[side]) for side in ("ours", "lm_eval"))
+        figures += [ours, theirs, theirs / ours]
+    return figures
 
 
 # -------------------------------------------------------------------------------------------------- model and tasks
@@ -176,8 +176,8 @@ def _write_tasks(folder: Path, options: Any) -> None:
             for kind, until in STOP_WORDS.items()
         },
     }
-    for kind, (output, metric, rest) in kinds.items():
-        text = TASK.format(name=f"throughput_{kind}", data=data, output=output, metric=metric, rest=rest)
+    for kind, (output, metric, settings) in kinds.items():
+        text = TASK.format(name=f"throughput_{kind}", data=data, output=output, metric=metric, rest=settings)
         (folder / "tasks" / f"{kind}.yaml").write_text(text)
 
 
@@ -190,13 +190,13 @@ def _measured(command: list[str], folder: Path, options: Any) -> tuple[float, fl
         command = ["taskset", "-c", str(options.core), *command]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(options.threads)}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "cache")}
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     with open(folder / "log.txt", "w") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise RuntimeError(f"{' '.join(command)} failed:\n{(folder / 'log.txt').read_text()[-2000:]}")
-    return time.perf_counter() - began, usage.ru_utime + usage.ru_stime
+    return time.perf_counter() - started_at, usage.ru_utime + usage.ru_stime
 
 
 def _ours(folder: Path, model: Path, kind: str, options: Any) -> Run:
@@ -229,12 +229,12 @@ def _theirs(folder: Path, model: Path, kind: str, options: Any) -> Run:
 
 
 def _their_answer(kind: str, sample: dict[str, Any]) -> tuple[Any, float | None]:
-    found = sample["filtered_resps"]
+    responses = sample["filtered_resps"]
     if kind in STOP_WORDS:
-        return found[0], None
+        return responses[0], None
     if kind == "likelihood":
-        return bool(sample["acc"]), float(found[0][0])
-    likelihoods = [float(one[0]) for one in found]
+        return bool(sample["acc"]), float(responses[0][0])
+    likelihoods = [float(response[0]) for response in responses]
     choices = sample["doc"]["choices"]
     return choices[likelihoods.index(max(likelihoods))], likelihoods[sample["doc"]["gold"]]
 
@@ -249,9 +249,11 @@ def _compared(ours: Run, theirs: Run) -> tuple[float, float]:
     """Share of items with the same answer, and the greatest relative difference of likelihoods."""
     keys = ours.answers.keys() | theirs.answers.keys()
     pairs = [(ours.answers.get(key, (None, None)), theirs.answers.get(key, (None, None))) for key in keys]
-    same = statistics.fmean(one[0] == other[0] for one, other in pairs)
+    same = statistics.fmean(our_answer[0] == their_answer[0] for our_answer, their_answer in pairs)
     differences = [
-        abs(one[1] - other[1]) / abs(other[1]) for one, other in pairs if one[1] is not None and other[1] is not None
+        abs(our_answer[1] - their_answer[1]) / abs(their_answer[1])
+        for our_answer, their_answer in pairs
+        if our_answer[1] is not None and their_answer[1] is not None
     ]
     return same, max(differences, default=0.0)
 

@@ -49,18 +49,20 @@ def measure(folder: Path, loss: str, num_runs: int) -> list[list]:
     for form in forms:
         if form.name == "constant":
             continue
-        ranks = [float(spearmanr(form.fitted.predict(at), measured).statistic) for at, measured in tests.values()]
-        at, measured = tests["1m"]
-        low, high = conformal_interval(form, at)
-        covered = float(np.mean((low <= measured) & (measured <= high)))
+        ranks = [
+            float(spearmanr(form.fitted.predict(mixtures), losses).statistic) for mixtures, losses in tests.values()
+        ]
+        mixtures, losses = tests["1m"]
+        low, high = conformal_interval(form, mixtures)
+        covered = float(np.mean((low <= losses) & (losses <= high)))
         rows.append([loss, form.name, f"{form.error:.4f}", *(f"{rank:.4f}" for rank in ranks), f"{covered:.1%}"])
     started = time.process_time()
     posterior = Posterior.of(x[:num_runs], y[:num_runs], [True] * x.shape[1])
     print(f"{loss}: {time.process_time() - started:.0f} s of one core for all forms at once", file=sys.stderr)
-    ranks = [float(spearmanr(posterior.mean(at), measured).statistic) for at, measured in tests.values()]
-    at, measured = tests["1m"]
-    band = posterior.band(at, noise_of=1)
-    covered = float(np.mean((band.low <= measured) & (measured <= band.high)))
+    ranks = [float(spearmanr(posterior.mean(mixtures), losses).statistic) for mixtures, losses in tests.values()]
+    mixtures, losses = tests["1m"]
+    band = posterior.band(mixtures, noise_of=1)
+    covered = float(np.mean((band.low <= losses) & (losses <= band.high)))
     rows.append([loss, ALL_FORMS, f"{posterior.error:.4f}", *(f"{rank:.4f}" for rank in ranks), f"{covered:.1%}"])
     return rows
 
@@ -70,12 +72,12 @@ def main() -> int:
     options.add_argument("tables", type=Path, metavar="DIR")
     options.add_argument("--runs", type=int, default=512)
     options.add_argument("--losses", nargs="+", default=["pile_cc"])
-    given = options.parse_args()
-    rows = [row for loss in given.losses for row in measure(given.tables, loss, given.runs)]
+    arguments = options.parse_args()
+    rows = [row for loss in arguments.losses for row in measure(arguments.tables, loss, arguments.runs)]
     columns = ("loss", "form", "error on held-out runs", *(f"Spearman {size}" for size in SIZES), "90 % covers, 1m")
-    note = f"fitted to {given.runs} runs of 1M parameters; the first form of a loss is the chosen one"
-    told = header("Mixture regression on RegMix", "scikit-learn", "numpy", notes=[note])
-    finish(told + "\n" + table(columns, rows), given.out)
+    note = f"fitted to {arguments.runs} runs of 1M parameters; the first form of a loss is the chosen one"
+    text = header("Mixture regression on RegMix", "scikit-learn", "numpy", notes=[note])
+    finish(text + "\n" + table(columns, rows), arguments.out)
     return 0
 
 

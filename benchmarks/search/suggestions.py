@@ -73,8 +73,8 @@ def quadratic(rng: np.random.Generator) -> Truth:
 def saturating(rng: np.random.Generator) -> Truth:
     """Each source helps by its root, two sources together hurt."""
     gains, hurt = rng.exponential(1.0, 4), rng.uniform(0, 4)
-    one, two = rng.choice(4, 2, replace=False)
-    return lambda x: np.exp(-np.sqrt(x) @ gains) + hurt * x[:, one] * x[:, two]
+    first, second = rng.choice(4, 2, replace=False)
+    return lambda x: np.exp(-np.sqrt(x) @ gains) + hurt * x[:, first] * x[:, second]
 
 
 def rough(rng: np.random.Generator) -> Truth:
@@ -158,9 +158,9 @@ def plateau(rng: np.random.Generator) -> Truth:
 
 def proportion(rng: np.random.Generator) -> Truth:
     """How far the proportion of two sources is from the right one, and a little of a third."""
-    one, two, third = rng.choice(4, 3, replace=False)
+    first, second, third = rng.choice(4, 3, replace=False)
     right, gain = rng.normal(0, 1), rng.exponential(1.0)
-    return lambda x: (np.log((x[:, one] + 0.05) / (x[:, two] + 0.05)) - right) ** 2 - gain * x[:, third]
+    return lambda x: (np.log((x[:, first] + 0.05) / (x[:, second] + 0.05)) - right) ** 2 - gain * x[:, third]
 
 
 NEWEST = {one.__name__: one for one in (cliff, cones, tree, plateau, proportion)}
@@ -182,36 +182,36 @@ def made_sweep(number: int, num_arms: int, families: dict[str, Callable[[np.rand
     deviation = float(np.std(true(space))) or 1.0
     scores = true(points) / deviation + noise * rng.normal(size=num_arms)
     reference = 0 if has_reference else None
-    found = regression.suggestion(file, points, list(scores), "min", reference, 3, compares_forms=False)
-    row = {"family": family, "noise": noise, "reference": has_reference, "predicts": found.difference is not None}
+    suggestion = regression.suggestion(file, points, list(scores), "min", reference, 3, compares_forms=False)
+    row = {"family": family, "noise": noise, "reference": has_reference, "predicts": suggestion.difference is not None}
     encoding = regression.Encoding.of(file, points)
     posterior = regression.Posterior.of(encoding.matrix(points), scores, encoding.is_amount)
     band, surface = posterior.band(encoding.matrix(space[:200])), true(space[:200]) / deviation
     row["surface_covers"] = float(np.mean((band.low - 1e-9 <= surface) & (surface <= band.high + 1e-9)))
-    if found.difference is None or found.best is None:
+    if suggestion.difference is None or suggestion.best is None:
         return {**row, "moves": False}
-    stay = points[found.stay_arm]
-    at_best, at_stay = true([dict(found.best.params), stay]) / deviation
-    value, low, high = found.difference
-    measured = at_best + noise * rng.normal()
+    stay = points[suggestion.stay_arm]
+    at_best, at_stay = true([dict(suggestion.best.params), stay]) / deviation
+    value, low, high = suggestion.difference
+    measured_score = at_best + noise * rng.normal()
     return {
         **row,
-        "moves": found.moves,
+        "moves": suggestion.moves,
         "value": value,
         "true": at_best - at_stay,
         "covers": bool(low - 1e-9 <= at_best - at_stay <= high + 1e-9),
         "width": high - low,
-        "score_covers": bool(found.best.low <= measured <= found.best.high),
+        "score_covers": bool(suggestion.best.low <= measured_score <= suggestion.best.high),
         "regret": at_best - float(np.min(true(space))) / deviation,
     }
 
 
-def share(found: list[bool]) -> str:
+def share(flags: list[bool]) -> str:
     """The share of true ones with its 95 % interval (Wilson)."""
-    if not found:
+    if not flags:
         return "–"
-    low, high = wilson_interval(sum(found), len(found))
-    return f"{sum(found)} of {len(found)} ({low:.0%} to {high:.0%})"
+    low, high = wilson_interval(sum(flags), len(flags))
+    return f"{sum(flags)} of {len(flags)} ({low:.0%} to {high:.0%})"
 
 
 def summary(rows: list[dict]) -> list[list]:
@@ -222,19 +222,19 @@ def summary(rows: list[dict]) -> list[list]:
     groups["all with an effect"] = [row for row in rows if row["family"] != "none"]
     lines = []
     for name, of_group in groups.items():
-        known = [row for row in of_group if row["predicts"]]
+        predicted = [row for row in of_group if row["predicts"]]
         moved = [row for row in of_group if row["moves"]]
         lines.append(
             [
                 name,
                 len(of_group),
-                len(known),
-                share([row["covers"] for row in known]),
-                share([row["score_covers"] for row in known]),
+                len(predicted),
+                share([row["covers"] for row in predicted]),
+                share([row["score_covers"] for row in predicted]),
                 f"{np.mean([row['surface_covers'] for row in of_group]):.0%}" if of_group else "–",
-                f"{np.median([row['width'] for row in known]):.2f}" if known else "–",
-                f"{np.mean([row['value'] - row['true'] for row in known]):+.2f}" if known else "–",
-                f"{np.mean([row['true'] for row in known]):+.2f}" if known else "–",
+                f"{np.median([row['width'] for row in predicted]):.2f}" if predicted else "–",
+                f"{np.mean([row['value'] - row['true'] for row in predicted]):+.2f}" if predicted else "–",
+                f"{np.mean([row['true'] for row in predicted]):+.2f}" if predicted else "–",
                 share([row["moves"] for row in of_group]),
                 share([row["true"] >= 0 for row in moved]),
             ]
@@ -250,14 +250,14 @@ def main() -> int:
     options.add_argument("--arms", type=int, default=16)
     options.add_argument("--first", type=int, default=0, help="number of the first sweep")
     options.add_argument("--rows", type=Path, nargs="*", default=[], help="adds these rows; with one, keeps own there")
-    given = options.parse_args()
-    rows, families = [], NEWEST if given.newest else FRESH if given.fresh else FAMILIES
-    for number in range(given.first, given.first + given.sweeps):
-        rows.append(made_sweep(number, given.arms, families))
-        if len(given.rows) == 1:
-            given.rows[0].write_text("\n".join(map(json.dumps, rows)))
-    if len(given.rows) > 1:
-        rows += [json.loads(line) for path in given.rows for line in path.read_text().splitlines()]
+    arguments = options.parse_args()
+    rows, families = [], NEWEST if arguments.newest else FRESH if arguments.fresh else FAMILIES
+    for number in range(arguments.first, arguments.first + arguments.sweeps):
+        rows.append(made_sweep(number, arguments.arms, families))
+        if len(arguments.rows) == 1:
+            arguments.rows[0].write_text("\n".join(map(json.dumps, rows)))
+    if len(arguments.rows) > 1:
+        rows += [json.loads(line) for path in arguments.rows for line in path.read_text().splitlines()]
     columns = (
         "truth",
         "sweeps",
@@ -271,9 +271,9 @@ def main() -> int:
         "says move",
         "moves that are no better",
     )
-    note = f"{given.arms} arms over 4 sources; differences in standard deviations of the truth over the space"
-    told = header("Suggestions beside the truth", "scikit-learn", "numpy", notes=[note])
-    finish(told + "\n" + table(columns, summary(rows)), given.out)
+    note = f"{arguments.arms} arms over 4 sources; differences in standard deviations of the truth over the space"
+    text = header("Suggestions beside the truth", "scikit-learn", "numpy", notes=[note])
+    finish(text + "\n" + table(columns, summary(rows)), arguments.out)
     return 0
 
 

@@ -195,26 +195,26 @@ def leave_stage(job: StageJob, bits: float) -> StageRecord:
     stage = job.stage
     tokens = stage.num_steps * stage.batch_tokens
     ledger = tuple(
-        LedgerRow(one.name, one.kind, planned, planned, planned, sum(one.planned), 0.5, planned)
-        for one in job.sources
-        for planned in [sum(one.planned) * stage.sequence_length]
+        LedgerRow(source.name, source.kind, planned, planned, planned, sum(source.planned), 0.5, planned)
+        for source in job.sources
+        for planned in [sum(source.planned) * stage.sequence_length]
     )
     record = StageRecord(
         job.identity, stage.name, stage.num_steps, tokens, 4.0 + bits, 31.0, 31.0, "c0ffee", (), ledger
     )
-    done = np.arange(1, _NUM_CURVE_ROWS + 1) / _NUM_CURVE_ROWS
-    loss = 6 * np.exp(-3 * done) + 3 + bits
+    progress = np.arange(1, _NUM_CURVE_ROWS + 1) / _NUM_CURVE_ROWS
+    loss = 6 * np.exp(-3 * progress) + 3 + bits
     columns = {
         "step": np.arange(1, _NUM_CURVE_ROWS + 1).tolist(),
-        "tokens": (tokens * done).astype(int).tolist(),
+        "tokens": (tokens * progress).astype(int).tolist(),
         "loss": loss.tolist(),
-        "learning_rate": (1e-3 * (1 - done)).tolist(),
+        "learning_rate": (1e-3 * (1 - progress)).tolist(),
         "grad_norm": np.ones(_NUM_CURVE_ROWS).tolist(),
         "tokens_per_second": [15_000.0] * _NUM_CURVE_ROWS,
         "code_ratio_scheduled": [0.3] * _NUM_CURVE_ROWS,
         "code_ratio_window": [0.31] * _NUM_CURVE_ROWS,
-        **{f"loss/{one.name}": loss.tolist() for one in job.sources},
-        **{f"tokens/{one.name}": [100] * _NUM_CURVE_ROWS for one in job.sources},
+        **{f"loss/{source.name}": loss.tolist() for source in job.sources},
+        **{f"tokens/{source.name}": [100] * _NUM_CURVE_ROWS for source in job.sources},
     }
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     StageFolder(job.folder).leave_results(job, record, rows, {})
@@ -241,11 +241,11 @@ def carry_out(settings: Mapping[str, Any], context: sweep.TrialContext, slots: S
     return reported
 
 
-def leave_alike(settings: Mapping[str, Any], run: sweep.Run, other: int) -> dict[str, Any]:
-    """Writes the folder of a trial whose stages and items are those of trial `other`; returns its report."""
+def leave_alike(settings: Mapping[str, Any], run: sweep.Run, donor_number: int) -> dict[str, Any]:
+    """Writes the folder of a trial whose stages and items are those of trial `donor_number`; returns its report."""
     from raycodellm import storage_files
 
-    donor, folder = run.trial_folder(other), run.trial_folder(settings["number"])
+    donor, folder = run.trial_folder(donor_number), run.trial_folder(settings["number"])
     report = quick_report(settings, storage_files.read_result(donor))
     folder.write_json("trial.json", donor.read_json("trial.json") | {"number": settings["number"]})
     folder.write_json("result.json", json.loads(report["record"]))
@@ -260,6 +260,6 @@ def quick_report(settings: Mapping[str, Any], like: TrialResult) -> dict[str, An
 
     bits = bits_of(settings["params"], settings["seed"], settings["number"])
     metrics = {name: value + bits * ("/bpb" in name) for name, value in like.metrics.items()}
-    own = {name: settings[name] for name in ("number", "arm", "seed", "params", "phase")}
-    result = replace(like, **own, metrics=metrics)
+    own_fields = {name: settings[name] for name in ("number", "arm", "seed", "params", "phase")}
+    result = replace(like, **own_fields, metrics=metrics)
     return {**metrics, "state": "complete", "number": result.number, "record": json.dumps(as_json(result))}

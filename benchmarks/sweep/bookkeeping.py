@@ -67,19 +67,19 @@ class OptunasShare:
         self._watch(DistinctSampler, False)
 
     def _watch(self, kind: type, is_optunas: bool) -> None:
-        for name, found in list(vars(kind).items()):
-            if inspect.isfunction(found) and (name == "__init__" or not name.startswith("_")):
-                setattr(kind, name, self._watched(found, is_optunas))
+        for name, member in list(vars(kind).items()):
+            if inspect.isfunction(member) and (name == "__init__" or not name.startswith("_")):
+                setattr(kind, name, self._watched(member, is_optunas))
 
     def _watched(self, work: Callable[..., Any], is_optunas: bool) -> Callable[..., Any]:
         @functools.wraps(work)
-        def watched(*arguments: Any, **named: Any) -> Any:
+        def watched(*arguments: Any, **options: Any) -> Any:
             if self._is_inside[-1] == is_optunas:
-                return work(*arguments, **named)
+                return work(*arguments, **options)
             self._count()
             self._is_inside.append(is_optunas)
             try:
-                return work(*arguments, **named)
+                return work(*arguments, **options)
             finally:
                 self._count()
                 self._is_inside.pop()
@@ -119,11 +119,11 @@ class Driver:
         def best(results: Any, objective: Any = objectives[0]) -> Any:
             from raycodellm.commands.run import _best_arm
 
-            given = {"file": run.file} if "file" in inspect.signature(_best_arm).parameters else {}
-            return _best_arm(results, [objective], **given)
+            file_argument = {"file": run.file} if "file" in inspect.signature(_best_arm).parameters else {}
+            return _best_arm(results, [objective], **file_argument)
 
-        shown = display.Shown(run.sweep.name, ("mean/bpb",), 1, 1, lambda results: str(best(results) or ""))
-        live = LiveDisplay(io.StringIO(), shown, clock=self.clock)
+        shown_sweep = display.Shown(run.sweep.name, ("mean/bpb",), 1, 1, lambda results: str(best(results) or ""))
+        live = LiveDisplay(io.StringIO(), shown_sweep, clock=self.clock)
         logs = SimpleNamespace(write=lambda files: write_files(str(folder), files))
         page = SimpleNamespace(tell=lambda message, metadata: None)
         with (
@@ -161,15 +161,15 @@ def measure_driver(kind: str, num_trials: int) -> None:
     file, slots = many.sweep_file(kind, num_trials), many.Slots()
     with tempfile.TemporaryDirectory() as folder:
         storage = Folder(folder)
-        began = time.process_time()
+        started_at = time.process_time()
         with sweep.lock(sweep.open_run(file, storage)) as run:
             driver = Driver(run, Path(folder))
-            ready = time.process_time() - began
+            ready = time.process_time() - started_at
             context = sweep.TrialContext(run, many.pretended_materials(file, storage), slots)
             like: Any = None
             spent: dict[str, list[float]] = {}
-            number, most = 0, search.most_trials(file)
-            while number < most:
+            number, max_trials = 0, search.most_trials(file)
+            while number < max_trials:
                 optunas = share.seconds
                 settings = _timed(spent, "suggestion", driver.searcher.suggest, str(number))
                 if isinstance(settings, str):
@@ -183,9 +183,9 @@ def measure_driver(kind: str, num_trials: int) -> None:
                 spent.setdefault("optuna", []).append(share.seconds - optunas)
                 driver.now += SECONDS
                 if any(size - _num_events(size) - 5 <= number < size for size in SIZES):  # five to catch up
-                    before = driver.table_seconds
+                    table_seconds = driver.table_seconds
                     _timed(spent, "look", driver.look)
-                    spent["look"][-1] -= driver.table_seconds - before
+                    spent["look"][-1] -= driver.table_seconds - table_seconds
                 else:
                     driver.results.write_table_if_due()
                 number += 1
@@ -227,9 +227,9 @@ def _print_driver(kind: str, number: int, spent: dict[str, list[float]], driver:
 
 
 def _timed(spent: dict[str, list[float]], event: str, work: Callable[..., Any], *arguments: Any) -> Any:
-    began = time.process_time()
+    started_at = time.process_time()
     answer = work(*arguments)
-    spent.setdefault(event, []).append(time.process_time() - began)
+    spent.setdefault(event, []).append(time.process_time() - started_at)
     return answer
 
 
@@ -277,19 +277,19 @@ def measure_commands(kind: str, num_trials: int, keep: str | None, repeats: int)
     from raycodellm.files import Folder
 
     with _folder(keep) as folder:
-        began = time.process_time()
+        started_at = time.process_time()
         name = f"{kind}-{num_trials}"
         run = Path(folder) / name
         if not (run / "trials.parquet").exists():
             make_run(kind, num_trials, Folder(folder), name=name)
             num_made = len(list((run / "trials").iterdir()))
-            spent = time.process_time() - began
+            spent = time.process_time() - started_at
             print(f"{kind}: {num_made:,} trials made in {spent:.0f} s of CPU, {1000 * spent / num_made:.0f} ms each")
         sweep_file = Path(folder) / f"{name}.yaml"
         sweep_file.write_text(many.sweep_text(kind, num_trials, name))
         for command, words in COMMANDS.items():
-            given = words.format(run=run, sweep=sweep_file, storage=folder).split()
-            best = min(_command(given) for _ in range(repeats))
+            command_words = words.format(run=run, sweep=sweep_file, storage=folder).split()
+            best = min(_command(command_words) for _ in range(repeats))
             print(
                 f"{kind:8} {num_trials:6,} trials: {command:22} {best[0]:6.2f} s, CPU {best[1]:6.2f} s, "
                 f"memory {best[2]:5.0f} MiB",
@@ -301,18 +301,18 @@ def measure_commands(kind: str, num_trials: int, keep: str | None, repeats: int)
 
 def _command(words: list[str]) -> tuple[float, float, float]:
     """(Wall seconds, CPU seconds, MiB) of a command."""
-    began = time.monotonic()
-    with tempfile.TemporaryFile() as said:
+    started_at = time.monotonic()
+    with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "raycodellm.cli", *words], stdout=subprocess.DEVNULL, stderr=said
+            [sys.executable, "-m", "raycodellm.cli", *words], stdout=subprocess.DEVNULL, stderr=errors
         )
-        _, status, used = os.wait4(process.pid, 0)
+        _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        wall = time.monotonic() - began
+        wall = time.monotonic() - started_at
         if process.returncode:
-            said.seek(0)
-            print(f"  {' '.join(words)}: exit {process.returncode}: {said.read().decode().strip()[-300:]}")
-    return wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**10
+            errors.seek(0)
+            print(f"  {' '.join(words)}: exit {process.returncode}: {errors.read().decode().strip()[-300:]}")
+    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**10
 
 
 @contextlib.contextmanager
@@ -337,9 +337,9 @@ def measure_ray(num_trials: int, storage: str) -> None:
     path.write_text(many.sweep_text("random", num_trials, "told"))
     data = tokens.prepare(file.example(), Folder(storage))
     contents = stage_store.contents_of_file(file)
-    known = (data.stores, data.tokenizer_folder, data.tokenizer_fingerprint, data.vocab_size)
+    data_fields = (data.stores, data.tokenizer_folder, data.tokenizer_fingerprint, data.vocab_size)
     if not (Path(storage) / "made" / "trials.parquet").exists():
-        materials = stage_store.Materials(*known, Folder(storage), contents)
+        materials = stage_store.Materials(*data_fields, Folder(storage), contents)
         make_run("random", num_trials, Folder(storage), materials, "made")
     spent, wall = time.process_time(), time.monotonic()
     notebook.run(path, storage=storage)
@@ -351,9 +351,9 @@ def measure_ray(num_trials: int, storage: str) -> None:
         f"memory {_memory():.0f} MiB",
         flush=True,
     )
-    most = _trials_at_once(file)
+    num_at_once = _trials_at_once(file)
     for reuses in (True, False):  # plain Ray Tune takes longer: a tenth of the trials tells what each takes
-        _measure_plain(max(10, num_trials // 10), most, reuses)
+        _measure_plain(max(10, num_trials // 10), num_at_once, reuses)
 
 
 def _trials_at_once(file: Any) -> int:
@@ -372,7 +372,7 @@ def _measure_plain(num_trials: int, concurrent: int, reuses: bool) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-        before = _memory()
+        memory_before = _memory()
         tuner = tune.Tuner(
             tune.with_resources(train, {"CPU": 0.01}),
             param_space={"code_ratio": tune.uniform(0.0, 0.75)},
@@ -388,7 +388,7 @@ def _measure_plain(num_trials: int, concurrent: int, reuses: bool) -> None:
             f"plain Ray Tune ({'one process for all' if reuses else 'a process per trial, its default'}): "
             f"{num_trials:,} trials in {wall:.1f} s ({1000 * wall / num_trials:.0f} ms each), {concurrent} at once; "
             f"CPU of the driver {spent:.1f} s ({1000 * spent / num_trials:.0f} ms each); "
-            f"memory {before:.0f} to {_memory():.0f} MiB",
+            f"memory {memory_before:.0f} to {_memory():.0f} MiB",
             flush=True,
         )
         ray.shutdown()

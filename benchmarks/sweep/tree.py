@@ -94,24 +94,30 @@ class Unshared(TrialContext):
     """The context of trials of which each trains all of its stages itself."""
 
     def chain(self, params: Mapping[str, Any], seed: int) -> Chain:
-        made = super().chain(params, seed)
+        shared_chain = super().chain(params, seed)
         stages: list[Any] = []
-        for job in made.stages:
-            own = fingerprint([job.identity, sorted(params.items())])
-            folder = Folder(job.folder).parent / job_key(job.stage.name, own)
+        for job in shared_chain.stages:
+            own_identity = fingerprint([job.identity, sorted(params.items())])
+            folder = Folder(job.folder).parent / job_key(job.stage.name, own_identity)
             stages.append(
-                replace(job, identity=own, folder=folder.uri, parent=stages[-1].folder if stages else None, trunk=None)
+                replace(
+                    job,
+                    identity=own_identity,
+                    folder=folder.uri,
+                    parent=stages[-1].folder if stages else None,
+                    trunk=None,
+                )
             )
         last = stages[-1]
-        evaluated = stage_store.evaluation_job(
+        evaluation_job = stage_store.evaluation_job(
             last.identity,
             Folder(last.folder) / "model",
             Folder(last.folder) / EVALUATION,
-            made.evaluation.evaluation,
+            shared_chain.evaluation.evaluation,
             self.materials.contents,
-            made.evaluation.held_out,
+            shared_chain.evaluation.held_out,
         )
-        return Chain(tuple(stages), replace(evaluated, parent=last.key))
+        return Chain(tuple(stages), replace(evaluation_job, parent=last.key))
 
 
 def main() -> None:
@@ -149,10 +155,10 @@ def _run(side: str, folder: Path, options: Any) -> int:
     stages = SWEEPS[options.sweep][0]
     file.write_text((COMMON + stages).format(name=side, slots=options.slots, tokens=options.tokens, **sizes))
     storage = folder / side
-    other = next(folder / name for name in SIDES if name != side)
-    for made in ("tokens", "tokenizers"):
-        if (other / made).exists() and not (storage / made).exists():
-            shutil.copytree(other / made, storage / made)
+    other_storage = next(folder / name for name in SIDES if name != side)
+    for folder_name in ("tokens", "tokenizers"):
+        if (other_storage / folder_name).exists() and not (storage / folder_name).exists():
+            shutil.copytree(other_storage / folder_name, storage / folder_name)
     if side == "unshared":
         raycodellm.sweep.run.TrialContext = Unshared  # type: ignore[misc]
     if options.seconds:
@@ -163,11 +169,11 @@ def _run(side: str, folder: Path, options: Any) -> int:
     tune_trials = raycodellm.sweep.run.tune_trials
 
     def timed(*arguments: Any) -> None:
-        began = time.monotonic()
+        started_at = time.monotonic()
         try:
             tune_trials(*arguments)
         finally:
-            _note(folder / f"{side}.seconds", time.monotonic() - began)
+            _note(folder / f"{side}.seconds", time.monotonic() - started_at)
 
     raycodellm.sweep.run.tune_trials = timed
     code = raycodellm_command(["run", str(file), "--storage", str(storage)])
@@ -214,7 +220,7 @@ def _table(folder: Path, options: Any) -> str:
 
 def _measured(run: Path, num_trials: int) -> dict[str, Any]:
     """The tokens that a finished side has trained, the time that took, its scores and its models."""
-    done = [json.loads(path.read_text())["record"] for path in run.parent.glob("stages/*/DONE")]
+    records = [json.loads(path.read_text())["record"] for path in run.parent.glob("stages/*/DONE")]
     scores, models = {}, {}
     for path in sorted(run.glob("trials/*/result.json")):
         result = json.loads(path.read_text())
@@ -225,10 +231,10 @@ def _measured(run: Path, num_trials: int) -> dict[str, Any]:
         models[arm] = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert len(scores) == num_trials, f"{run}: {len(scores)} of {num_trials} trials have ended; run this side again"
     return {
-        "tokens": sum(record["num_tokens"] - record["trunk_tokens"] for record in done),
-        "stages": len(done),
+        "tokens": sum(record["num_tokens"] - record["trunk_tokens"] for record in records),
+        "stages": len(records),
         "seconds": sum(map(float, (run.parents[1] / f"{run.name}.seconds").read_text().split())),
-        "training": sum(record["device_seconds"] - record["trunk_seconds"] for record in done),
+        "training": sum(record["device_seconds"] - record["trunk_seconds"] for record in records),
         "scores": scores,
         "models": models,
     }

@@ -78,10 +78,10 @@ def _side(
     )
     chains = [stage_store.trial_chain(file, {"pretrain.tokens": length}, 0, materials) for length in lengths]
     jobs = [chain.stages[0] if shared else replace(chain.stages[0], trunk=None) for chain in chains]
-    began, of_cpu = time.monotonic(), time.process_time()
+    started_at, of_cpu = time.monotonic(), time.process_time()
     records = [_train(job) for job in jobs]
     return {
-        "seconds": time.monotonic() - began,
+        "seconds": time.monotonic() - started_at,
         "cpu": time.process_time() - of_cpu,
         "tokens": sum(record.num_tokens - record.trunk_tokens for record in records),
         "taken": [record.trunk_steps for record in records],
@@ -110,8 +110,12 @@ def _table(sides: dict[str, list[dict[str, Any]]], options: Any, lengths: list[i
     )
     rows, figures = [], {}
     for side, name in (("shared", "on one trunk"), ("alone", "each length alone")):
-        seconds = sorted(one["seconds"] for one in sides[side])
-        figures[side] = (sides[side][0]["tokens"], median(seconds), median(one["cpu"] for one in sides[side]))
+        seconds = sorted(figures_of_round["seconds"] for figures_of_round in sides[side])
+        figures[side] = (
+            sides[side][0]["tokens"],
+            median(seconds),
+            median(figures_of_round["cpu"] for figures_of_round in sides[side]),
+        )
         rows.append([name, *figures[side], f"{seconds[0]:.1f} to {seconds[-1]:.1f}"])
     rows.append(
         ["alone / on one trunk", *(b / a for a, b in zip(figures["shared"], figures["alone"], strict=True)), ""]
@@ -120,9 +124,12 @@ def _table(sides: dict[str, list[dict[str, Any]]], options: Any, lengths: list[i
         [f"{len(lengths)} lengths", "tokens trained", "wall seconds", "CPU seconds", "wall seconds of the rounds"], rows
     )
     first, *others = [*sides["alone"], *sides["shared"]]
-    equal = all((one["weights"], one["losses"]) == (first["weights"], first["losses"]) for one in others)
-    taken = ", ".join(map(str, sides["shared"][0]["taken"]))
-    text += f"\nSteps taken over by each length: {taken}. "
+    equal = all(
+        (figures_of_round["weights"], figures_of_round["losses"]) == (first["weights"], first["losses"])
+        for figures_of_round in others
+    )
+    taken_steps = ", ".join(map(str, sides["shared"][0]["taken"]))
+    text += f"\nSteps taken over by each length: {taken_steps}. "
     text += f"Weights and losses equal bit for bit in all rounds and on both sides: {'yes' if equal else 'NO'}.\n"
     return text
 

@@ -56,7 +56,7 @@ def make(number: int, seed: int) -> tuple[str, str]:
     """(what was done, the sweep file) of a case; the same for the same number and seed."""
     chance = random.Random(f"{seed} {number}")
     text, tree = chance.choice(_bases())
-    done = []
+    changes = []
     in_tree = chance.choice((0, 1, 1, 1, 1, 2, 2, 3))
     if in_tree:
         tree = copy.deepcopy(tree)
@@ -64,13 +64,13 @@ def make(number: int, seed: int) -> tuple[str, str]:
         for _ in range(in_tree):
             change = chance.choice(_TREE_CHANGES)
             change(chance, tree, raw)
-            done.append(change.__name__.strip("_"))
+            changes.append(change.__name__.strip("_"))
         text = _dumped(tree, raw)
     for _ in range(chance.choice((0, 0, 0, 0, 0, 1)) if in_tree else chance.choice((1, 1, 2))):
         text_change = chance.choice(_TEXT_CHANGES)
         text = text_change(chance, text)
-        done.append(text_change.__name__.strip("_"))
-    return " + ".join(done), text
+        changes.append(text_change.__name__.strip("_"))
+    return " + ".join(changes), text
 
 
 @functools.cache
@@ -84,7 +84,7 @@ def _bases() -> list[tuple[str, Any]]:
 
 def _dumped(tree: Any, raw: list[str]) -> str:
     text = yaml.dump(tree, Dumper=_DUMPER, sort_keys=False, default_flow_style=None, width=10_000, allow_unicode=True)
-    return re.sub(r"['\"]?@raw(\d+)@['\"]?", lambda found: raw[int(found[1])], text)
+    return re.sub(r"['\"]?@raw(\d+)@['\"]?", lambda match: raw[int(match[1])], text)
 
 
 # ------------------------------------------------------------------------------------------------------------ of trees
@@ -92,11 +92,11 @@ def _dumped(tree: Any, raw: list[str]) -> str:
 
 def _places(tree: Any) -> list[tuple[Any, Any]]:
     """(container, key) of everything inside `tree`."""
-    found: list[tuple[Any, Any]] = []
+    places: list[tuple[Any, Any]] = []
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, inner in list(items):
-        found += [(tree, key), *_places(inner)]
-    return found
+        places += [(tree, key), *_places(inner)]
+    return places
 
 
 def _some_place(chance: random.Random, tree: Any) -> tuple[Any, Any]:
@@ -156,19 +156,19 @@ def _added(chance: random.Random, tree: Any, raw: list[str]) -> None:
 
 
 def _swapped(chance: random.Random, tree: Any, raw: list[str]) -> None:
-    (one, a), (two, b) = _some_place(chance, tree), _some_place(chance, tree)
-    one[a], two[b] = copy.deepcopy(two[b]), copy.deepcopy(one[a])
+    (first, a), (second, b) = _some_place(chance, tree), _some_place(chance, tree)
+    first[a], second[b] = copy.deepcopy(second[b]), copy.deepcopy(first[a])
 
 
 def _wrapped(chance: random.Random, tree: Any, raw: list[str]) -> None:
     inside, key = _some_place(chance, tree)
     value = inside[key]
-    other = _any_value(chance, raw)
+    other_value = _any_value(chance, raw)
     deep: Any = value
     for _ in range(chance.choice((3, 35, 60))):
         deep = [deep] if chance.random() < 0.5 else {"a": deep}
-    wraps = [[value], {"a": value}, {"search": {"choice": [value, other]}}, {"search": value}, deep]
-    wraps.append({"search": {"choice": [{"search": {"choice": [value, other]}}, value]}})
+    wraps = [[value], {"a": value}, {"search": {"choice": [value, other_value]}}, {"search": value}, deep]
+    wraps.append({"search": {"choice": [{"search": {"choice": [value, other_value]}}, value]}})
     inside[key] = chance.choice(wraps)
 
 
@@ -237,15 +237,17 @@ _TREE_CHANGES = (
 
 def _character(chance: random.Random, text: str) -> str:
     spot = chance.randrange(len(text))
-    new = chance.choice(["", "\t", "\n", ":", "-", "{", "}", "[", "]", '"', "'", "#", "&a ", "*a", "!", "%", "\x00"])
+    replacement = chance.choice(
+        ["", "\t", "\n", ":", "-", "{", "}", "[", "]", '"', "'", "#", "&a ", "*a", "!", "%", "\x00"]
+    )
     odd = chr(chance.choice((0x07, 0x85, 0xA0, 0x2028, 0xFEFF, 0x202E, 0x1F600)))
-    return text[:spot] + chance.choice([new, odd]) + text[spot + chance.choice((0, 1)) :]
+    return text[:spot] + chance.choice([replacement, odd]) + text[spot + chance.choice((0, 1)) :]
 
 
 def _lines_moved(chance: random.Random, text: str) -> str:
     lines = text.splitlines()
-    one, two = chance.randrange(len(lines)), chance.randrange(len(lines))
-    lines[one], lines[two] = lines[two], lines[one]
+    first, second = chance.randrange(len(lines)), chance.randrange(len(lines))
+    lines[first], lines[second] = lines[second], lines[first]
     return "\n".join(lines)
 
 
@@ -263,7 +265,7 @@ def _indented(chance: random.Random, text: str) -> str:
 
 
 def _tagged(chance: random.Random, text: str) -> str:
-    spots = [found.end() for found in re.finditer(r": ", text)]
+    spots = [match.end() for match in re.finditer(r": ", text)]
     if not spots:
         return text
     spot = chance.choice(spots)
@@ -272,10 +274,10 @@ def _tagged(chance: random.Random, text: str) -> str:
 
 
 def _value_written_oddly(chance: random.Random, text: str) -> str:
-    found = [*re.finditer(r"(?<=: )[^\s,{}\[\]]+", text)]
-    if not found:
+    matches = [*re.finditer(r"(?<=: )[^\s,{}\[\]]+", text)]
+    if not matches:
         return text
-    spot = chance.choice(found)
+    spot = chance.choice(matches)
     return text[: spot.start()] + chance.choice(RAW_VALUES) + text[spot.end() :]
 
 
@@ -286,8 +288,8 @@ def _cut(chance: random.Random, text: str) -> str:
 def _bomb(chance: random.Random, text: str) -> str:
     names = "abcdefghi"
     lines = ["bomb_a: &a [x, x, x, x, x, x, x, x, x]"]
-    for before, name in itertools.pairwise(names):
-        inside = ", ".join([f"*{before}"] * 9)
+    for previous, name in itertools.pairwise(names):
+        inside = ", ".join([f"*{previous}"] * 9)
         merge = f"{{<<: [{inside}]}}" if chance.random() < 0.2 else f"[{inside}]"
         lines.append(f"bomb_{name}: &{name} {merge}")
     return "\n".join([*lines, text])

@@ -60,7 +60,7 @@ class Slow(BaseException):
 
 def run(number: int, seed: int, seconds: float = SECONDS) -> Outcome:
     changes, text = _mutations.make(number, seed)
-    began = time.process_time()
+    started_at = time.process_time()
     try:
         with _limit(seconds):
             planned(text)
@@ -72,7 +72,7 @@ def run(number: int, seed: int, seconds: float = SECONDS) -> Outcome:
         outcome, detail = "slow", f"over {seconds:g} s"
     except Exception:
         outcome, detail = "traceback", traceback.format_exc()
-    return Outcome(number, changes, outcome, detail, time.process_time() - began)
+    return Outcome(number, changes, outcome, detail, time.process_time() - started_at)
 
 
 def planned(text: str) -> int:
@@ -96,21 +96,21 @@ def _limit(seconds: float):
 
     # Processor time, since others may use the machine; six times as much clock time, for a case that only waits.
     timers = ((signal.ITIMER_PROF, signal.SIGPROF, seconds), (signal.ITIMER_REAL, signal.SIGALRM, 6 * seconds))
-    before = [signal.signal(number, stop) for _, number, _ in timers]
+    handlers = [signal.signal(number, stop) for _, number, _ in timers]
     for timer, _, limit in timers:
         signal.setitimer(timer, limit)
     try:
         yield
     finally:
-        for (timer, number, _), handler in zip(timers, before, strict=True):
+        for (timer, number, _), handler in zip(timers, handlers, strict=True):
             signal.setitimer(timer, 0.0)
             signal.signal(number, handler)
 
 
 def table(outcomes: list[Outcome]) -> str:
-    counts = Counter(one.outcome for one in outcomes)
-    slowest = max(one.seconds for one in outcomes)
-    longest = max((len(one.detail) for one in outcomes if one.outcome in ("refused", "long")), default=0)
+    counts = Counter(outcome.outcome for outcome in outcomes)
+    slowest = max(outcome.seconds for outcome in outcomes)
+    longest = max((len(outcome.detail) for outcome in outcomes if outcome.outcome in ("refused", "long")), default=0)
     heads = ["cases", "accepted", "refused in one line", "300 characters or more", "over 5 s", "traceback"]
     heads += ["slowest", "longest line, characters"]
     cells = [f"{len(outcomes):,}", *(f"{counts[name]:,}" for name in OUTCOMES), f"{slowest:.2f} s", f"{longest}"]

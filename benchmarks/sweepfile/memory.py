@@ -39,9 +39,9 @@ def _measured(case: tuple) -> tuple[float, float]:
     world = engine.World()
     engine.init_process(world)
     model.preload()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    rss_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     parts = settings.get("micro_batch", rows)
-    made = engine.Engine.create(
+    training_engine = engine.Engine.create(
         model.build(Model(preset=preset), vocab_size, 0),
         *(stage, scaling, world),
         num_sources=1,
@@ -51,8 +51,8 @@ def _measured(case: tuple) -> tuple[float, float]:
     tokens = torch.randint(0, vocab_size, (rows, length))
     batches = [{"tokens": part, "labels": part} for part in tokens.split(parts)]
     for step in range(2):
-        made.train_step(SimpleNamespace(micro_batches=batches, source=np.zeros(rows, np.int16)), step)
-    took = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+        training_engine.train_step(SimpleNamespace(micro_batches=batches, source=np.zeros(rows, np.int16)), step)
+    took = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss_before) * 1024
     need = memory_needs.worker_need(model.shape(Model(preset=preset), vocab_size), stage, scaling)
     return need.total, took
 
@@ -63,16 +63,16 @@ def main() -> int:
     print("| ----- | ---------------------------: | --------- | --------: | ------------: | --------------: |")
     for case in CASES:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-            said, took = process.submit(_measured, case).result()
+            estimated_bytes, measured_bytes = process.submit(_measured, case).result()
         preset, _, length, rows, settings = case
         cells = (
             preset,
             f"{rows} × {length:,}",
             str(settings or "as it is"),
-            f"{said / 2**20:,.0f}",
-            f"{took / 2**20:,.0f}",
+            f"{estimated_bytes / 2**20:,.0f}",
+            f"{measured_bytes / 2**20:,.0f}",
         )
-        print(f"| {' | '.join(cells)} | {took / said:.2f} |", flush=True)
+        print(f"| {' | '.join(cells)} | {measured_bytes / estimated_bytes:.2f} |", flush=True)
     return 0
 
 

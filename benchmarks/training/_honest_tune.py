@@ -50,9 +50,9 @@ def train(config: dict) -> None:
     engine, *_ = deepspeed.initialize(model=net, optimizer=adam, config=ds)
     net.train()
     for step in range(settings["steps"]):
-        drawn = np.arange(step * rows, (step + 1) * rows)
+        row_numbers = np.arange(step * rows, (step + 1) * rows)
         num_code = round(rows * config["code_ratio"])
-        parts = [code.read(drawn[:num_code], length)[0], text.read(drawn[num_code:], length)[0]]
+        parts = [code.read(row_numbers[:num_code], length)[0], text.read(row_numbers[num_code:], length)[0]]
         batch = torch.from_numpy(np.concatenate(parts).astype(np.int64))
         engine.backward(engine(input_ids=batch, labels=batch, use_cache=False).loss)
         engine.step()
@@ -61,8 +61,8 @@ def train(config: dict) -> None:
     net.eval()
     manager = lm_eval.tasks.TaskManager(include_path=str(tasks.FOLDER), include_defaults=False)
     lm = HFLM(pretrained=net, tokenizer=tokenizer, batch_size=32)
-    asked = {"tasks": settings["tasks"], "limit": settings["limit"], "task_manager": manager, "bootstrap_iters": 0}
-    results = lm_eval.simple_evaluate(lm, **asked)["results"]
+    arguments = {"tasks": settings["tasks"], "limit": settings["limit"], "task_manager": manager, "bootstrap_iters": 0}
+    results = lm_eval.simple_evaluate(lm, **arguments)["results"]
     note(settings, trial, "evaluated")
     score = float(np.mean([results[name]["acc,none"] for name in settings["tasks"]]))
     ray.train.report({"score": score}, checkpoint=None)

@@ -99,10 +99,10 @@ def _measure(results: Results, folder: Path, options: Any) -> None:
 
     def loss_of(run: Run) -> float:
         if run not in results.losses:
-            began = time.process_time()
+            started_at = time.process_time()
             loss = train(run, tokens, options.steps)
-            results.add(run, loss, time.process_time() - began)
-            print(*run, f"{loss:.4f} after {time.process_time() - began:.0f} s", file=sys.stderr, flush=True)
+            results.add(run, loss, time.process_time() - started_at)
+            print(*run, f"{loss:.4f} after {time.process_time() - started_at:.0f} s", file=sys.stderr, flush=True)
         return results.losses[run]
 
     for seed in options.seeds:
@@ -124,14 +124,14 @@ def _measure(results: Results, folder: Path, options: Any) -> None:
 def search(loss_at: Any, starts: Sequence[int], reach: int = 1) -> dict[int, float]:
     """Losses by exponent, tried from the best start both ways until the best has `reach` worse neighbours on each
     side."""
-    found = {start: loss_at(start) for start in starts}
+    losses = {start: loss_at(start) for start in starts}
     while True:
-        best = _best(found)
+        best = _best(losses)
         nearby = [best + sign * step for step in range(1, reach + 1) for sign in (-1, 1)]
-        missing = [near for near in nearby if near not in found and near in GRID]
+        missing = [near for near in nearby if near not in losses and near in GRID]
         if not missing:
-            return found
-        found[missing[0]] = loss_at(missing[0])
+            return losses
+        losses[missing[0]] = loss_at(missing[0])
 
 
 def _best(losses: Mapping[int, float]) -> int:
@@ -163,10 +163,13 @@ def _tokens(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         random.Random(0).shuffle(rows)
         total = itertools.accumulate(len(row) for row in rows)
         texts = [row for row, size in zip(rows, total, strict=True) if size <= CHARACTERS]
-        made = Folder(str(folder / "tokenizer"))
-        info = build_tokenizer(Tokenizer.model_validate({"train": {"vocab_size": VOCAB}}), texts, made)
-        encoded = open_tokenizer(made).encode_batch(texts)
-        np.save(folder / "tokens.npy", np.concatenate([[*one.ids, info.eos_id] for one in encoded]).astype(np.int64))
+        tokenizer_folder = Folder(str(folder / "tokenizer"))
+        info = build_tokenizer(Tokenizer.model_validate({"train": {"vocab_size": VOCAB}}), texts, tokenizer_folder)
+        encoded = open_tokenizer(tokenizer_folder).encode_batch(texts)
+        np.save(
+            folder / "tokens.npy",
+            np.concatenate([[*encoding.ids, info.eos_id] for encoding in encoded]).astype(np.int64),
+        )
     tokens = np.load(folder / "tokens.npy")
     held_out = HELD_OUT_ROWS * LENGTH
     return tokens[:-held_out], tokens[-held_out:].reshape(HELD_OUT_ROWS, LENGTH)
@@ -258,11 +261,13 @@ def report(losses: Mapping[Run, float], options: Any) -> str:
 
 
 def _mean_cell(losses: Mapping[Run, float], parametrization: str, preset: str, exponent: int, seeds: Sequence) -> str:
-    found = [losses.get(Run(preset, parametrization, exponent, seed)) for seed in seeds]
-    known = [loss for loss in found if loss is not None]
-    if not known:
+    seed_losses = [losses.get(Run(preset, parametrization, exponent, seed)) for seed in seeds]
+    finished_losses = [loss for loss in seed_losses if loss is not None]
+    if not finished_losses:
         return ""
-    return f"{np.mean(known):.3f}" + ("" if len(known) == len(found) else f" ({len(known)})")
+    return f"{np.mean(finished_losses):.3f}" + (
+        "" if len(finished_losses) == len(seed_losses) else f" ({len(finished_losses)})"
+    )
 
 
 def _best_row(losses: Mapping[Run, float], parametrization: str, preset: str, seeds: Sequence[int]) -> tuple[str, ...]:
@@ -281,17 +286,19 @@ def _best_row(losses: Mapping[Run, float], parametrization: str, preset: str, se
     )
 
 
-def _cell(values: Sequence[float], written: Callable[[float], str]) -> str:
-    """The mean and its interval, each as `written` gives it."""
+def _cell(values: Sequence[float], text_of: Callable[[float], str]) -> str:
+    """The mean and its interval, each as `text_of` gives it."""
     if not values:
         return ""
     mean, low, high = interval(values)
-    return f"{written(mean)} ({written(low)} to {written(high)})" if len(values) > 1 else f"{written(mean)} (one seed)"
+    return f"{text_of(mean)} ({text_of(low)} to {text_of(high)})" if len(values) > 1 else f"{text_of(mean)} (one seed)"
 
 
 def _curve(losses: Mapping[Run, float], preset: str, parametrization: str, seed: int) -> dict[int, float]:
-    wanted = (preset, parametrization, seed)
-    return {run.exponent: loss for run, loss in losses.items() if (run.preset, run.parametrization, run.seed) == wanted}
+    curve_key = (preset, parametrization, seed)
+    return {
+        run.exponent: loss for run, loss in losses.items() if (run.preset, run.parametrization, run.seed) == curve_key
+    }
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:

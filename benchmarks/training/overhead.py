@@ -46,7 +46,7 @@ def main() -> None:
     options = _options()
     with tempfile.TemporaryDirectory(prefix="raycodellm-overhead-") as temporary:
         folder = Path(options.folder or temporary)
-        measured = _measure(options, folder)
+        rounds_by_world = _measure(options, folder)
     text = _common.header(
         f"What the platform costs while it trains ({options.preset})",
         *("raycodellm", "ray", "deepspeed", "torch", "transformers"),
@@ -59,12 +59,18 @@ def main() -> None:
     )
     text += "\n" + _common.table(
         ["workers", "side", "tokens/s", "CPU s per 1e6 tokens", "platform / side", "least", "greatest"],
-        [row for world, found in measured.items() for row in _rows(world, found, options)],
+        [row for world, rounds in rounds_by_world.items() for row in _rows(world, rounds, options)],
     )
     text += "\nWhere the platform's time goes, ms per step of rank 0:\n\n" + _common.table(
-        ["part", *(f"{world} worker{'s' if world > 1 else ''}" for world in measured)],
+        ["part", *(f"{world} worker{'s' if world > 1 else ''}" for world in rounds_by_world)],
         [
-            (name, *(statistics.median(one["parts"].get(key, 0.0) for one in found) for found in measured.values()))
+            (
+                name,
+                *(
+                    statistics.median(measured_round["parts"].get(key, 0.0) for measured_round in rounds)
+                    for rounds in rounds_by_world.values()
+                ),
+            )
             for key, name in {"whole": "whole step", "wait": "waiting for data", **TIMED}.items()
         ],
     )
@@ -83,13 +89,13 @@ def _options() -> Any:
     return parser.parse_args()
 
 
-def _rows(world: int, found: list[dict[str, Any]], options: Any) -> list[tuple[Any, ...]]:
+def _rows(world: int, rounds: list[dict[str, Any]], options: Any) -> list[tuple[Any, ...]]:
     rows = []
     for side, label in SIDES.items():
-        seconds = [one["seconds"][side] for one in found]
-        cpu = [one["cpu_seconds"][side] for one in found]
-        ratios = [one["seconds"][side] / one["seconds"]["platform"] for one in found]
-        tokens = found[0]["tokens"]
+        seconds = [measured_round["seconds"][side] for measured_round in rounds]
+        cpu = [measured_round["cpu_seconds"][side] for measured_round in rounds]
+        ratios = [measured_round["seconds"][side] / measured_round["seconds"]["platform"] for measured_round in rounds]
+        tokens = rounds[0]["tokens"]
         rows.append(
             (
                 *(world, label, tokens / statistics.median(seconds), statistics.median(cpu) / tokens * 1e6),
@@ -110,8 +116,8 @@ def _measure(options: Any, folder: Path) -> dict[int, list[dict[str, Any]]]:
     file = config.parse(_sweep(options), origin="overhead.yaml")
     sweep = file.example()
     storage = Folder(str(folder))
-    most = sweep.scaling.model_copy(update={"workers": max(options.workers)})
-    cluster.connect(None, most, log_to=folder / "run.log")
+    scaling = sweep.scaling.model_copy(update={"workers": max(options.workers)})
+    cluster.connect(None, scaling, log_to=folder / "run.log")
     try:
         prepared = tokens.prepare(sweep, storage)
         return {world: _in_workers(world, sweep, prepared, storage, options) for world in options.workers}
@@ -169,17 +175,17 @@ def _in_workers(world: int, sweep: Any, prepared: Any, storage: Any, options: An
         def report(self, slot: str, incarnation: int, progress: Any) -> bool:
             return False
 
-    told = storage.local / f"measured-{world}.json"
+    rounds_file = storage.local / f"measured-{world}.json"
     settings = {
         "jobs": [job_of(seed) for seed in range(options.rounds + 1)],
         "listener": ray.remote(num_cpus=0)(Listener).remote(),
-        "told": str(told),
+        "told": str(rounds_file),
     }
     run = RunConfig(name=f"overhead-{world}", storage_path=str(storage.local / "slots"))
     TorchTrainer(
         _loop, train_loop_config=settings, scaling_config=ScalingConfig(num_workers=world), run_config=run
     ).fit()
-    return json.loads(told.read_text())[1:]
+    return json.loads(rounds_file.read_text())[1:]
 
 
 # ------------------------------------------------------------------------------------------------- inside the workers
@@ -206,13 +212,15 @@ def _loop(settings: dict[str, Any]) -> None:
         }
         order = list(sides)
         order = order[number % 3 :] + order[: number % 3]
-        found = {side: sides[side]() for side in order}
+        measurements = {side: sides[side]() for side in order}
         rounds.append(
             {
                 "tokens": (job.stage.num_steps - SKIPPED) * job.stage.batch_tokens,
-                "seconds": {side: seconds for side, (seconds, _, _) in found.items()},
-                "cpu_seconds": {side: sum(engine.gather(world, cpu)) for side, (_, cpu, _) in sorted(found.items())},
-                "parts": found["platform"][2],
+                "seconds": {side: seconds for side, (seconds, _, _) in measurements.items()},
+                "cpu_seconds": {
+                    side: sum(engine.gather(world, cpu)) for side, (_, cpu, _) in sorted(measurements.items())
+                },
+                "parts": measurements["platform"][2],
             }
         )
     if world.rank == 0:
@@ -232,23 +240,23 @@ def _platform(job: Any, world: Any, listener: Any) -> tuple[float, float, dict[s
 
     link = DispatcherClient(listener, "overhead")
     link.begin()
-    began: list[tuple[float, float]] = []
+    step_starts: list[tuple[float, float]] = []
     spent: dict[str, float] = {}
     waited: list[float] = []
 
     def should_stop() -> bool:  # the first thing of a step, once its batch is there
-        began.append((time.perf_counter(), time.process_time()))
+        step_starts.append((time.perf_counter(), time.process_time()))
         stops = link.should_stop()
-        spent["should_stop"] = spent.get("should_stop", 0.0) + time.perf_counter() - began[-1][0]
+        spent["should_stop"] = spent.get("should_stop", 0.0) + time.perf_counter() - step_starts[-1][0]
         return stops
 
     def timed(owner: Any, name: str, key: str) -> None:
         function = getattr(owner, name)
 
-        def measured(*arguments: Any, **named: Any) -> Any:
+        def measured(*arguments: Any, **options: Any) -> Any:
             start = time.perf_counter()
             try:
-                return function(*arguments, **named)
+                return function(*arguments, **options)
             finally:
                 spent[key] = spent.get(key, 0.0) + time.perf_counter() - start
 
@@ -275,9 +283,9 @@ def _platform(job: Any, world: Any, listener: Any) -> tuple[float, float, dict[s
         for owner, name, function in reversed(undo):
             setattr(owner, name, function)
     # From the start of a step to the start of the last one: as many steps, data waits and reports.
-    (start, cpu), (end, cpu_end) = began[SKIPPED - 1], began[-1]
-    steps = len(began) - SKIPPED
-    parts = {key: seconds / len(began) * 1e3 for key, seconds in spent.items()}
+    (start, cpu), (end, cpu_end) = step_starts[SKIPPED - 1], step_starts[-1]
+    steps = len(step_starts) - SKIPPED
+    parts = {key: seconds / len(step_starts) * 1e3 for key, seconds in spent.items()}
     parts |= {"whole": (end - start) / steps * 1e3, "wait": sum(waited[SKIPPED:]) / steps * 1e3}
     return end - start, cpu_end - cpu, parts
 

@@ -112,15 +112,15 @@ def _watched(command: list[str]) -> tuple[float, Measured, list[tuple[float, flo
     """
     import psutil
 
-    began, cpu, samples = time.time(), {}, []
+    started_at, cpu, samples = time.time(), {}, []
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True)
         root = psutil.Process(process.pid)
         while process.poll() is None:
-            for one in _family(root):
+            for member in _family(root):
                 try:
-                    times = one.cpu_times()
-                    cpu[one.pid] = times.user + times.system
+                    times = member.cpu_times()
+                    cpu[member.pid] = times.user + times.system
                 except psutil.Error:  # the process has just ended
                     continue
             samples.append((time.time(), sum(cpu.values())))
@@ -128,12 +128,12 @@ def _watched(command: list[str]) -> tuple[float, Measured, list[tuple[float, flo
         if process.returncode:
             output.seek(0)
             raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{output.read()[-3000:]}")
-    return began, {"wall": time.time() - began, "all_cpu": sum(cpu.values())}, samples
+    return started_at, {"wall": time.time() - started_at, "all_cpu": sum(cpu.values())}, samples
 
 
-def _cpu_until(samples: list[tuple[float, float]], when: float) -> float:
-    """CPU seconds used until `when`, Unix seconds."""
-    return max((cpu for at, cpu in samples if at <= when), default=0.0)
+def _cpu_until(samples: list[tuple[float, float]], until: float) -> float:
+    """CPU seconds used until `until`, Unix seconds."""
+    return max((cpu for at, cpu in samples if at <= until), default=0.0)
 
 
 def _family(root: Any) -> list[Any]:
@@ -162,18 +162,18 @@ def _ours(storage: Path, trials: int) -> Measured:
     ):
         command += ["--set", setting]
     run = storage / "quickstart"
-    began, measured, samples = _watched([*command, "--storage", str(storage)])
+    started_at, figures, samples = _watched([*command, "--storage", str(storage)])
     timeline = json.loads((run / "runs" / "0000.json").read_text())
     parts, jobs = timeline["parts"], timeline["jobs"]
     first = min((job for job in jobs.values() if "first_step" in job), key=lambda job: job["first_step"])
     study = _study(run / "optuna.log")
-    measured |= {
-        "imports": parts["ray start"][0] - began,
-        "ray": parts["ray start"][1] - began,
-        "tokens": parts["tokens"][1] - began,
-        "suggested": min(trial["suggested"] for trial in study) - began,
-        "taken": min(job["taken"] for job in jobs.values() if "taken" in job) - began,
-        "step": first["first_step"] - began,
+    figures |= {
+        "imports": parts["ray start"][0] - started_at,
+        "ray": parts["ray start"][1] - started_at,
+        "tokens": parts["tokens"][1] - started_at,
+        "suggested": min(trial["suggested"] for trial in study) - started_at,
+        "taken": min(job["taken"] for job in jobs.values() if "taken" in job) - started_at,
+        "step": first["first_step"] - started_at,
         "cpu": _cpu_until(samples, first["first_step"]),
     }
     rows = []
@@ -181,7 +181,7 @@ def _ours(storage: Path, trials: int) -> Measured:
         result = json.loads((run / "trials" / f"{number:04d}" / "result.json").read_text())
         stages, evaluation = [jobs[key] for key in result["stages"]], jobs[result["evaluation"]]
         rows.append({**trial, "stages": stages, "evaluated": (evaluation["taken"], evaluation["ended"])})
-    return measured | _warm(rows)
+    return figures | _warm(rows)
 
 
 def _usual(folder: Path, options: Any) -> Measured:
@@ -207,25 +207,25 @@ def _usual(folder: Path, options: Any) -> Measured:
         "limit": 200,
     }
 
-    began, measured, samples = _watched([sys.executable, str(HERE / "_honest_tune.py"), json.dumps(settings)])
+    started_at, figures, samples = _watched([sys.executable, str(HERE / "_honest_tune.py"), json.dumps(settings)])
     times: dict[str, dict[str, float]] = {}
     for line in events.read_text().splitlines():
-        trial, what, when = json.loads(line)
-        times.setdefault(trial, {}).setdefault(what, when)
+        trial, event, event_time = json.loads(line)
+        times.setdefault(trial, {}).setdefault(event, event_time)
     study = _study(outputs / "optuna.log")
     rows = []
     for trial in study:
         at = times[repr(trial["params"]["code_ratio"])]
         stage = {"first_step": at["first_step"], "last_step": at["last_step"]}
         rows.append({**trial, "stages": [stage], "evaluated": (at["last_step"], at["evaluated"])})
-    measured |= {
-        "imports": times[""]["imported"] - began,
-        "ray": times[""]["ray is up"] - began,
-        "suggested": min(trial["suggested"] for trial in study) - began,
-        "step": min(row["stages"][0]["first_step"] for row in rows) - began,
+    figures |= {
+        "imports": times[""]["imported"] - started_at,
+        "ray": times[""]["ray is up"] - started_at,
+        "suggested": min(trial["suggested"] for trial in study) - started_at,
+        "step": min(row["stages"][0]["first_step"] for row in rows) - started_at,
     }
-    measured["cpu"] = _cpu_until(samples, measured["step"] + began)
-    return measured | _warm(rows)
+    figures["cpu"] = _cpu_until(samples, figures["step"] + started_at)
+    return figures | _warm(rows)
 
 
 def _study(journal: Path) -> list[Measured]:
@@ -236,8 +236,8 @@ def _study(journal: Path) -> list[Measured]:
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
     study = optuna.load_study(study_name=None, storage=storage)
 
-    def seconds(when: datetime | None) -> float:
-        return when.timestamp() if when else 0.0
+    def seconds(moment: datetime | None) -> float:
+        return moment.timestamp() if moment else 0.0
 
     return [
         {"params": t.params, "suggested": seconds(t.datetime_start), "recorded": seconds(t.datetime_complete)}

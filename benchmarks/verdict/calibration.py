@@ -41,7 +41,7 @@ class Case(NamedTuple):
 
 def cases() -> list[Case]:
     """All shapes in which a claim is false."""
-    found = [
+    grid_cases = [
         Case(f"{arms} arms × {seeds} seeds, noise {noise:g}", Shape(arms, (seeds,), noise=noise))
         for arms in (2, 6, 12)
         for seeds in (2, 4, 8)
@@ -49,7 +49,7 @@ def cases() -> list[Case]:
     ]
     six, looks = Shape(6, (4,)), Shape(6, LOOKS)
     return [
-        *found,
+        *grid_cases,
         Case("6 arms, looks at 2, 4, 8 seeds", looks),
         Case("6 arms, looks at 2, 4, 8 seeds, noise 3", replace(looks, noise=3.0)),
         Case("best 2 of 6 arms, looks at 2, 4, 8", replace(looks, best=2)),
@@ -71,31 +71,31 @@ def cases() -> list[Case]:
 
 def _unequal() -> list[Case]:
     """Arms whose noise differs: the last one's is three times the first one's."""
-    found = []
+    unequal_cases = []
     for arms, seeds in ((6, 4), (12, 4)):
         quiet = Shape(arms, (seeds,), noise=3.0, spread=3.0)
         name = f"{arms} arms × {seeds} seeds, noise 3 to 9"
-        found.append(Case(f"{name}, reference quiet", quiet))
-        found.append(Case(f"{name}, reference noisy", replace(quiet, reference_last=True)))
-    own = Shape(6, (4,), noise=3.0, spread=3.0, has_shared_seeds=False)
-    found.append(
-        Case("6 arms × 4 seeds of their own, noise 3 to 9, reference noisy", replace(own, reference_last=True))
+        unequal_cases.append(Case(f"{name}, reference quiet", quiet))
+        unequal_cases.append(Case(f"{name}, reference noisy", replace(quiet, reference_last=True)))
+    unshared = Shape(6, (4,), noise=3.0, spread=3.0, has_shared_seeds=False)
+    unequal_cases.append(
+        Case("6 arms × 4 seeds of their own, noise 3 to 9, reference noisy", replace(unshared, reference_last=True))
     )
-    found += [
-        Case(one.name + ", code ratios unknown", replace(one.shape, has_places=False))
-        for one in found
-        if one.shape.has_shared_seeds
+    unequal_cases += [
+        Case(case.name + ", code ratios unknown", replace(case.shape, has_places=False))
+        for case in unequal_cases
+        if case.shape.has_shared_seeds
     ]
     looks = Shape(6, LOOKS, noise=3.0, spread=3.0, has_places=False)
     for is_last, name in ((False, "quiet"), (True, "noisy")):
         name = f"6 arms, looks at 2, 4, 8, noise 3 to 9, reference {name}, code ratios unknown"
-        found.append(Case(name, replace(looks, reference_last=is_last)))
-    return found
+        unequal_cases.append(Case(name, replace(looks, reference_last=is_last)))
+    return unequal_cases
 
 
 def _at_the_margin() -> list[Case]:
     """Arms that all differ from the reference by just the margin, so that "equal" is a false claim, and "worse"."""
-    found = []
+    margin_cases = []
     for name, shape in (
         ("6 arms × 8 seeds", Shape(6, (8,))),
         ("6 arms, looks at 2, 4, 8", Shape(6, LOOKS)),
@@ -103,8 +103,8 @@ def _at_the_margin() -> list[Case]:
     ):
         for factor in (0.5, 2.0):
             margin = factor * shape.sd_of_difference
-            found.append(Case(f"{name}, differing by the margin, {factor:g} SD", replace(shape, margin=margin)))
-    return found
+            margin_cases.append(Case(f"{name}, differing by the margin, {factor:g} SD", replace(shape, margin=margin)))
+    return margin_cases
 
 
 def num_false(case: Case, sweeps: int, seed: int = 0) -> int:
@@ -135,52 +135,54 @@ class Power(NamedTuple):
 
 def power_lines() -> list[Power]:
     effects = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-    one = Shape(2, (2,), noise=10.0)  # the seeds are nearly all the noise
+    base_shape = Shape(2, (2,), noise=10.0)  # the seeds are nearly all the noise
     shapes = {
-        "2 arms × 2 seeds": one,
-        "2 arms × 4 seeds": replace(one, looks=(4,)),
-        "2 arms × 8 seeds": replace(one, looks=(8,)),
-        "6 arms × 2 seeds": replace(one, arms=6),
-        "6 arms × 4 seeds": replace(one, arms=6, looks=(4,)),
-        "6 arms × 8 seeds": replace(one, arms=6, looks=(8,)),
-        "6 arms × 2 seeds, code ratios unknown": replace(one, arms=6, has_places=False),
-        "6 arms × 4 seeds, code ratios unknown": replace(one, arms=6, looks=(4,), has_places=False),
-        "6 arms × 8 seeds, code ratios unknown": replace(one, arms=6, looks=(8,), has_places=False),
-        "2 arms, looks at 2, 4, 8": replace(one, looks=LOOKS),
-        "3 arms, looks at 2, 4, 8": replace(one, arms=3, looks=LOOKS),
+        "2 arms × 2 seeds": base_shape,
+        "2 arms × 4 seeds": replace(base_shape, looks=(4,)),
+        "2 arms × 8 seeds": replace(base_shape, looks=(8,)),
+        "6 arms × 2 seeds": replace(base_shape, arms=6),
+        "6 arms × 4 seeds": replace(base_shape, arms=6, looks=(4,)),
+        "6 arms × 8 seeds": replace(base_shape, arms=6, looks=(8,)),
+        "6 arms × 2 seeds, code ratios unknown": replace(base_shape, arms=6, has_places=False),
+        "6 arms × 4 seeds, code ratios unknown": replace(base_shape, arms=6, looks=(4,), has_places=False),
+        "6 arms × 8 seeds, code ratios unknown": replace(base_shape, arms=6, looks=(8,), has_places=False),
+        "2 arms, looks at 2, 4, 8": replace(base_shape, looks=LOOKS),
+        "3 arms, looks at 2, 4, 8": replace(base_shape, arms=3, looks=LOOKS),
     }
     return [Power(name, shape, effects) for name, shape in shapes.items()]
 
 
-def seen(shape: Shape, sweeps: int, seed: int = 1) -> tuple[float, float]:
+def power_of(shape: Shape, sweeps: int, seed: int = 1) -> tuple[float, float]:
     """Share of sweeps that call the second arm better, and the mean number of seeds that it took."""
     rng = np.random.default_rng(seed)
-    found = [outcome(shape, rng) for _ in range(sweeps)]
-    share = statistics.fmean(one.words.get((1, 0)) == "better" for one in found)
-    return share, statistics.fmean(one.seeds[1] for one in found)
+    outcomes = [outcome(shape, rng) for _ in range(sweeps)]
+    share = statistics.fmean(simulated.words.get((1, 0)) == "better" for simulated in outcomes)
+    return share, statistics.fmean(simulated.seeds[1] for simulated in outcomes)
 
 
-def _false_line(given: tuple[Case, int, int]) -> tuple[str, int, int]:
-    case, sweeps, seed = given
+def _false_line(task: tuple[Case, int, int]) -> tuple[str, int, int]:
+    case, sweeps, seed = task
     number = num_false(case, sweeps_of(case, sweeps), seed)
     print(f"{case.name}: {number} of {sweeps_of(case, sweeps)}", file=sys.stderr, flush=True)
     return case.name, number, sweeps_of(case, sweeps)
 
 
-def _power_line(given: tuple[Power, int]) -> list[str]:
-    line, sweeps = given
-    found = [seen(replace(line.shape, effect=one * line.shape.sd_of_difference), sweeps) for one in line.effects]
-    return [line.name, *(f"{100 * share:.0f} % ({seeds:.1f})" for share, seeds in found)]
+def _power_line(task: tuple[Power, int]) -> list[str]:
+    line, sweeps = task
+    shares_and_seeds = [
+        power_of(replace(line.shape, effect=effect * line.shape.sd_of_difference), sweeps) for effect in line.effects
+    ]
+    return [line.name, *(f"{100 * share:.0f} % ({seeds:.1f})" for share, seeds in shares_and_seeds)]
 
 
-def _old_line(given: tuple[Shape, int]) -> list[str]:
-    shape, sweeps = given
+def _old_line(task: tuple[Shape, int]) -> list[str]:
+    shape, sweeps = task
     rng = np.random.default_rng(2)
-    found = [old_rules(shape, rng) for _ in range(sweeps)]
-    new = sum(bool(outcome(shape, rng).words) for _ in range(sweeps))
-    shares = [sum(one[rule] for one in found) for rule in found[0]]
+    claims = [old_rules(shape, rng) for _ in range(sweeps)]
+    num_new = sum(bool(outcome(shape, rng).words) for _ in range(sweeps))
+    shares = [sum(claims_by_rule[rule] for claims_by_rule in claims) for rule in claims[0]]
     name = f"{shape.arms} arms × {shape.looks[-1]} seeds, noise {shape.noise:g}"
-    return [name, *(f"{100 * share / sweeps:.1f} %" for share in (*shares, new))]
+    return [name, *(f"{100 * share / sweeps:.1f} %" for share in (*shares, num_new))]
 
 
 def main() -> int:
@@ -194,19 +196,19 @@ def main() -> int:
     with ProcessPoolExecutor(options.processes) as pool:
         false = list(pool.map(_false_line, [(case, sweeps, options.seed) for case in cases()]))
         old_shapes = [Shape(6, (seeds,), noise=noise) for noise in (0.3, 3.0) for seeds in (2, 4)]
-        old = list(pool.map(_old_line, [(shape, max(1, sweeps // 2)) for shape in old_shapes]))
+        old_lines = list(pool.map(_old_line, [(shape, max(1, sweeps // 2)) for shape in old_shapes]))
         power = list(pool.map(_power_line, [(line, max(1, sweeps // 5)) for line in power_lines()]))
     lines = []
-    for name, count, of in false:
-        low, high = (100 * end for end in wilson_interval(count, of))
-        lines.append([name, of, f"{100 * count / of:.1f} %", f"{low:.1f} to {high:.1f} %"])
+    for name, count, num_sweeps in false:
+        low, high = (100 * end for end in wilson_interval(count, num_sweeps))
+        lines.append([name, num_sweeps, f"{100 * count / num_sweeps:.1f} %", f"{low:.1f} to {high:.1f} %"])
     text += "\n" + table(["no effect: shape", "sweeps", "claim falsely", "95 %"], lines)
     rules = ["items alone, one seed", "5 % each, no correction", "Tukey, all to the best", "verdict"]
-    text += "\n" + table(["no effect: claims by rule", *rules], old)
-    columns = ["power (seeds) at an effect of", *(f"{one:g}" for one in power_lines()[0].effects)]
+    text += "\n" + table(["no effect: claims by rule", *rules], old_lines)
+    columns = ["power (seeds) at an effect of", *(f"{effect:g}" for effect in power_lines()[0].effects)]
     text += "\n" + table(columns, power)
     finish(text, options.out)
-    broken = [name for name, count, of in false if not is_kept(count, of)]
+    broken = [name for name, count, num_sweeps in false if not is_kept(count, num_sweeps)]
     if broken:
         print(f"more than 5 % of false claims: {'; '.join(broken)}", file=sys.stderr)
     return int(bool(broken))

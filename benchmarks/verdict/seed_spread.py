@@ -54,17 +54,17 @@ def drawn(shape: Shape, counts: tuple[int, ...], rng: np.random.Generator) -> tu
     def numbers(*size: int) -> np.ndarray:
         return rng.standard_t(5, size) / math.sqrt(5 / 3) if shape.is_heavy else rng.normal(size=size)
 
-    most = max(counts)
-    common, shared = shape.common * numbers(most), shape.pretraining * numbers(7, most)
-    arms = [common + shared[one] + shape.own * numbers(most) for one in (*ENDS, *BETWEEN)]
-    scores = [dict(enumerate(map(float, one[:count]))) for one, count in zip(arms, counts, strict=True)]
+    max_seeds = max(counts)
+    common, shared = shape.common * numbers(max_seeds), shape.pretraining * numbers(7, max_seeds)
+    arms = [common + shared[arm] + shape.own * numbers(max_seeds) for arm in (*ENDS, *BETWEEN)]
+    scores = [dict(enumerate(map(float, arm[:count]))) for arm, count in zip(arms, counts, strict=True)]
     return scores[: len(ENDS)], scores[len(ENDS) :]
 
 
-def holds_by_f(some: list[dict], others: list[dict]) -> bool:
+def holds_by_f(group_a: list[dict], group_b: list[dict]) -> bool:
     """True if the 95 % interval of the F distribution holds 1."""
     sums = []
-    for group in (some, others):
+    for group in (group_a, group_b):
         values = [np.array(list(one.values())) for one in group]
         sums.append((sum(((one - one.mean()) ** 2).sum() for one in values), sum(len(one) - 1 for one in values)))
     (first, one), (second, other) = sums

@@ -83,17 +83,17 @@ def own_effects(shape: Shape, rng: np.random.Generator) -> np.ndarray:
     return shared + rng.normal(0, root, (shape.tasks, shape.arms, shape.items))
 
 
-def answers(shape: Shape, seeds: int, own: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def answers(shape: Shape, seeds: int, effects: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Answers by task, arm, seed and item, of fresh seeds."""
     size = (shape.tasks, shape.arms, seeds)
     scale = shape.noise * shape.spread ** np.linspace(0, 1, shape.arms)[None, :, None]
     shared = _effects(rng, (shape.tasks, 1, seeds)) * math.sqrt(shape.correlation if shape.has_shared_seeds else 0.0)
     single = _effects(rng, size) * math.sqrt(1 - shape.correlation if shape.has_shared_seeds else 1.0)
     noise = rng.normal(0, ANSWER_NOISE * math.sqrt(shape.items), (*size, shape.items))
-    found = own[:, :, None, :] + (scale * (shared + single))[..., None] + noise
-    found[:, 1] += shape.effect
-    found[:, [arm for arm in range(shape.arms) if arm != shape.reference]] += shape.margin or 0.0
-    return (found > 0).astype(float) if shape.right_or_wrong else found
+    values = effects[:, :, None, :] + (scale * (shared + single))[..., None] + noise
+    values[:, 1] += shape.effect
+    values[:, [arm for arm in range(shape.arms) if arm != shape.reference]] += shape.margin or 0.0
+    return (values > 0).astype(float) if shape.right_or_wrong else values
 
 
 def _effects(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
@@ -106,10 +106,10 @@ def _numbers(items: int) -> np.ndarray:
     return np.arange(items)
 
 
-def measured(shape: Shape, found: np.ndarray, arm: int, task: int = 0, first_seed: int = 0) -> ArmMeasurements:
+def measured(shape: Shape, values: np.ndarray, arm: int, task: int = 0, first_seed: int = 0) -> ArmMeasurements:
     """The measurements of an arm, of answers by task, arm, seed and item."""
     first = first_seed if shape.has_shared_seeds else first_seed + 1_000 * arm
-    rows = dict(enumerate(found[task, arm], start=first))
+    rows = dict(enumerate(values[task, arm], start=first))
     return ArmMeasurements(
         {seed: float(row.mean()) for seed, row in rows.items()},
         {seed: [TaskSample([("task", _numbers(shape.items))], row)] for seed, row in rows.items()},
@@ -130,23 +130,23 @@ class Outcome:
 
 def outcome(shape: Shape, rng: np.random.Generator) -> Outcome:
     """Search, confirmation and verdicts of one sweep, look after look."""
-    own = own_effects(shape, rng)
-    chosen = tuple(arm for arm in range(shape.arms) if arm != shape.reference)
+    effects = own_effects(shape, rng)
+    candidates = tuple(arm for arm in range(shape.arms) if arm != shape.reference)
     if shape.best is not None:
-        searched = answers(shape, 1, own, rng)[0].mean(axis=(1, 2))
-        chosen = tuple(sorted(chosen, key=lambda arm: -searched[arm])[: shape.best])
-    fresh = answers(shape, shape.looks[-1], own, rng)
-    known: dict[tuple[int, int], Word] = {}
+        searched = answers(shape, 1, effects, rng)[0].mean(axis=(1, 2))
+        candidates = tuple(sorted(candidates, key=lambda arm: -searched[arm])[: shape.best])
+    fresh = answers(shape, shape.looks[-1], effects, rng)
+    words: dict[tuple[int, int], Word] = {}
     latest: dict[tuple[int, int], ArmMeasurements] = {}
-    taken: dict[int, int] = {}
+    seeds_taken: dict[int, int] = {}
     for look, seeds in enumerate(shape.looks):
-        open_arms = [arm for arm in chosen if any((arm, task) not in known for task in range(shape.tasks))]
-        taken |= dict.fromkeys(open_arms, seeds)
+        open_arms = [arm for arm in candidates if any((arm, task) not in words for task in range(shape.tasks))]
+        seeds_taken |= dict.fromkeys(open_arms, seeds)
         for task in range(shape.tasks):
             for arm in (shape.reference, *open_arms) if open_arms else ():
                 latest[arm, task] = measured(shape, fresh[:, :, :seeds], arm, task)
-        known |= _of_look(shape, look, latest, [(a, t) for a in open_arms for t in range(shape.tasks)], known)
-    return Outcome(known, taken)
+        words |= _of_look(shape, look, latest, [(a, t) for a in open_arms for t in range(shape.tasks)], words)
+    return Outcome(words, seeds_taken)
 
 
 def _of_look(
@@ -154,29 +154,32 @@ def _of_look(
     look: int,
     latest: Mapping[tuple[int, int], ArmMeasurements],
     pairs: list[tuple[int, int]],
-    known: Mapping[tuple[int, int], Word],
+    known_words: Mapping[tuple[int, int], Word],
 ) -> dict[tuple[int, int], Word]:
-    found: dict[tuple[int, int], Difference] = {}
+    differences: dict[tuple[int, int], Difference] = {}
     for arm, task in pairs:
-        if (arm, task) not in known:
-            pool = [one for (_, other), one in latest.items() if other == task]
-            found[arm, task] = difference(latest[arm, task], latest[shape.reference, task], pool)
-    corrected = holm_at_look({pair: one.p_value() for pair, one in found.items()}, shape.looks, look)
+        if (arm, task) not in known_words:
+            pool = [measurements for (_, other), measurements in latest.items() if other == task]
+            differences[arm, task] = difference(latest[arm, task], latest[shape.reference, task], pool)
+    corrected = holm_at_look(
+        {pair: pair_difference.p_value() for pair, pair_difference in differences.items()}, shape.looks, look
+    )
     words = {
-        pair: verdict_word(one.interval(corrected[pair].level), "max", shape.margin) for pair, one in found.items()
+        pair: verdict_word(pair_difference.interval(corrected[pair].level), "max", shape.margin)
+        for pair, pair_difference in differences.items()
     }
     return {pair: word for pair, word in words.items() if word != "not known"}
 
 
 def old_rules(shape: Shape, rng: np.random.Generator) -> dict[str, bool]:
     """Maps each of the rules that the verdict replaces to whether it claims something of one sweep."""
-    found = answers(shape, shape.looks[-1], own_effects(shape, rng), rng)
-    arms = [measured(shape, found, arm) for arm in range(shape.arms)]
+    values = answers(shape, shape.looks[-1], own_effects(shape, rng), rng)
+    arms = [measured(shape, values, arm) for arm in range(shape.arms)]
     best = max(arms, key=lambda one: one.score)
     noise = seed_noise({number: one.scores for number, one in enumerate(arms)})
     each = [one.minus(arms[0], noise, 2) for one in arms[1:]]
     to_best = [one.minus(best, noise, len(arms)) for one in arms if one is not best]
-    first = found[0, :, 0]
+    first = values[0, :, 0]
     by_items = [_differs_over_items(row - first[0]) for row in first[1:]]
     return {
         "items alone, one seed": any(by_items),

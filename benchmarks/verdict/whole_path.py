@@ -44,13 +44,13 @@ def claims(shape: Shape, rng: np.random.Generator) -> bool:
 
     Without a search before, all arms get the seeds of the last look at once, as `search.replicates`.
     """
-    own, replicates = own_effects(shape, rng), 1 if shape.best is not None else shape.looks[-1]
-    more = f"replicates: {replicates}"
+    effects, replicates = own_effects(shape, rng), 1 if shape.best is not None else shape.looks[-1]
+    search_settings = f"replicates: {replicates}"
     if shape.best is not None:
-        more = f"confirm: {{best: {shape.best}, seeds: {list(shape.looks)}}}"
-    file = config.parse(SWEEP.replace("ARMS", str(shape.arms)).replace("MORE", more))
-    first = answers(shape, replicates, own, rng)[0]
-    fresh = answers(shape, shape.looks[-1], own, rng)[0]
+        search_settings = f"confirm: {{best: {shape.best}, seeds: {list(shape.looks)}}}"
+    file = config.parse(SWEEP.replace("ARMS", str(shape.arms)).replace("MORE", search_settings))
+    first = answers(shape, replicates, effects, rng)[0]
+    fresh = answers(shape, shape.looks[-1], effects, rng)[0]
     rows: list[dict] = []
     items: dict[int, Items] = {}
 
@@ -65,6 +65,6 @@ def claims(shape: Shape, rng: np.random.Generator) -> bool:
     while pending := verdict.looks(file, rows, items).pending:
         for one in pending:
             add(one.arm, CONFIRM_SEEDS + one.place, fresh[one.arm, one.place], "confirm")
-    found = verdict.findings(file, rows, items)
-    assert found.is_over and found.verdicts
-    return any(one.word != "not known" for one in found.verdicts)
+    findings = verdict.findings(file, rows, items)
+    assert findings.is_over and findings.verdicts
+    return any(one.word != "not known" for one in findings.verdicts)
