@@ -6,6 +6,7 @@ import gc
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -112,6 +113,7 @@ def _work(rank: int, world_size: int, port: int, job: StageJob, kill: Kill | Non
     if kill is not None and kill.rank == rank:
         install(kill)
     if file_bytes is not None:
+        sys.dont_write_bytecode = True  # Python would keep the beginning of it, which no later process could import
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write beyond the limit is an error, as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     try:

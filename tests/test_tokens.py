@@ -536,6 +536,7 @@ make()
 def test_a_store_that_the_disk_cannot_hold_is_an_error_and_not_a_store(tmp_path, text_source, trained):
     code = """
 import resource
+sys.dont_write_bytecode = True  # Python would keep the first 5,000 bytes of it, and no later process could import that
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 try:
     make()
