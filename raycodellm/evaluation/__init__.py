@@ -39,8 +39,9 @@ from raycodellm.evaluation.tasks.suites import (
 )
 from raycodellm.evaluation.tasks.units import asked_units
 from raycodellm.evaluation.texts.contamination import NotRead, contaminated_items, stage_of
-from raycodellm.evaluation.texts.held_out import held_out_content, text_files, unmeasured_texts
+from raycodellm.evaluation.texts.held_out import held_out_content, text_files
 from raycodellm.evaluation.texts.items import evaluated_tasks, item_texts, items_of_sweep
+from raycodellm.evaluation.texts.unmeasured import unmeasured_texts
 from raycodellm.evaluation.win_rate.asking import GivenUp, ask_each
 from raycodellm.evaluation.win_rate.comparison import (
     AnswerPair,

@@ -11,12 +11,12 @@ import contextvars
 import itertools
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycodellm import corpora
-from raycodellm.config import Evaluation, Source, Unreachable, UserError
+from raycodellm.config import Evaluation, Source, UserError
 from raycodellm.config.text_domains import HELD_OUT, KIND_OF_DOMAIN, task_of
 from raycodellm.corpora import Document
 from raycodellm.files import Folder
@@ -155,20 +155,6 @@ def text_files(domain: str, path: str) -> list[Path] | None:
     return corpora.local_files(_source(domain, path), path)
 
 
-def unmeasured_texts(settings: Evaluation, tasks: Collection[str], *, elsewhere: bool = False) -> list[str]:
-    """The domains whose text is given and measured by none of `tasks`, which are named without their groups. Raises
-    UserError where such a text lies nowhere; `elsewhere`: a network that this machine does not reach may have it."""
-    domains = [domain for domain in settings.texts.given() if task_of(domain) not in tasks]
-    for domain, places in texts_of(settings):
-        for path in (one for one in places if isinstance(one, str) and domain in domains):
-            try:
-                _fingerprint(domain, path)
-            except Unreachable:
-                if not elsewhere:
-                    raise
-    return domains
-
-
 def measured_files(task: str, texts: Texts) -> list[Path]:
     """The local files whose text a task of `tasks/bpb/` measures; none for another task."""
     domain = DOMAIN_OF_TASK.get(task, "")
@@ -194,7 +180,7 @@ def _fingerprint(domain: str, path: str) -> str:
     try:
         return corpora.source_fingerprint(_source(domain, path)).fingerprint
     except UserError as error:
-        raise type(error)(f"evaluation.texts.{domain}: {error}") from error
+        raise UserError(f"evaluation.texts.{domain}: {error}") from error
 
 
 def _source(domain: str, path: str) -> Source:
