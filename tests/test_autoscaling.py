@@ -74,7 +74,7 @@ class Sweep:
 
         return self.cluster.wait_for(is_so, seconds, self.output)
 
-    def end(self, seconds: float = 180) -> int:
+    def end(self, seconds: float = 600) -> int:
         self.process.wait(seconds)
         return self.process.returncode
 
