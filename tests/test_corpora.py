@@ -328,7 +328,7 @@ def test_the_format_is_that_of_most_bytes(tmp_path):
         ({"path": "{}/no/such/file.txt"}, "nearest folder that exists is {}$"),
         ({"path": "{}/empty"}, "holds no file"),
         ({"path": "{}/*.nothing"}, "matches no file; give"),
-        ({"path": "{}/emptyy/*.txt"}, "there is no folder {0}/emptyy; did you mean {0}/empty[?]$"),
+        ({"path": "{}/emptyy/*.txt"}, "there is no folder 'emptyy'; did you mean {}/empty[?]$"),
         ({"path": "{}/b.txt"}, "there is no such file or folder; did you mean {}/a.txt[?]$"),
         ({"path": "{}/odd.xyz"}, "found .xyz.*set format"),
         ({"path": "{}/a.txt", "kind": "instruct_text"}, "needs prompts and responses"),

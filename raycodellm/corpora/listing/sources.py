@@ -114,7 +114,9 @@ def _list_files(path: str, source: Source, excluded: Counter[str]) -> list[Input
         problem += f" to read ({left_out})" if left_out else ""
         base, _ = split_glob(root)
         if "://" not in root and not Path(base).exists():
-            raise UserError(f"{path}: matches no file, since there is no folder {base}; {nearest_place(base)}")
+            raise UserError(
+                f"{path}: matches no file, since there is no folder {os.path.basename(base)!r}; {nearest_place(base)}"
+            )
         raise UserError(f"{path}: {problem}; give a file, a folder or a glob such as data/**/*.parquet")
     files = sorted(files, key=lambda file: file.name)
     declared = named_format(source)
