@@ -17,6 +17,7 @@ import argparse
 import copy
 import functools
 import gc
+import sys
 import time
 import warnings
 from collections import Counter
@@ -312,10 +313,14 @@ def one_side(name: str, side: str, rows: int, options: argparse.Namespace) -> di
 def main() -> None:
     options = arguments()
     engines.init_process(World(device=options.device), num_threads=options.threads)
+    has_failed = False
     for name in options.models:
         rows = micro_batch_of(name, options)
         for side in options.sides:
-            leave(one_side(name, side, rows, options), options.out)
+            line = one_side(name, side, rows, options)
+            has_failed |= "error" in line
+            leave(line, options.out)
+    sys.exit(has_failed)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import io
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -112,6 +113,7 @@ def compared(options: argparse.Namespace, kind: str, tasks: tuple[str, ...]) -> 
 
 def main() -> None:
     options = arguments()
+    has_failed = False
     with tempfile.TemporaryDirectory() as temporary:
         for kind in ("likelihood", "generation"):
             try:
@@ -123,8 +125,10 @@ def main() -> None:
                 )
                 found = compared(options, kind, tasks)
             except Exception as error:  # the other kind is worth having without this one
+                has_failed = True
                 found = {"kind": kind, "error": f"{type(error).__name__}: {str(error)[:300]}"}
             leave(found, options.out)
+    sys.exit(has_failed)
 
 
 if __name__ == "__main__":

@@ -77,6 +77,11 @@ else
   arms=("${sweep[@]}" --tokens 100000 --ratios 0 0.5 --seeds 2 --slots 2)
 fi
 for name in "${steps[@]}"; do
+  if [[ "$name" = evaluate || "$name" = vllm ]] && [ -z "$(model)" ]; then
+    echo "== $name: no model is trained yet; name the step sweep or compiled before it"
+    printf '%s\t0\t1\n' "$name" >> "$out/steps.tsv"
+    continue
+  fi
   case "$name" in
     engine)
       step engine 180 $bench/engine.py "${engine[@]}" --out "$out/engine.jsonl"

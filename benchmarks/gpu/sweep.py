@@ -265,12 +265,15 @@ def outcome(storage: Path, name: str, began: float) -> dict[str, Any]:
 
 def main() -> None:
     options = arguments()
+    has_failed = False
     for part in options.parts:
         try:
             found = PARTS[part](options)
         except Exception as error:  # the other parts are worth having without this one
+            has_failed = True
             found = {"part": part, "error": f"{type(error).__name__}: {error}"}
         leave(found, options.out)
+    sys.exit(has_failed)
 
 
 if __name__ == "__main__":
