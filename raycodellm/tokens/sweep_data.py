@@ -179,11 +179,14 @@ def file_warnings(sweep: Sweep, sizes: Mapping[str, SourceSize]) -> list[str]:
     for name, of_source in inputs.items():
         if number := dict(of_source.excluded).get(LISTED_BEFORE):
             warnings.append(f"sources.{name}: files that two of its paths name: {number:,}; each is read once")
-    files = {name: {file.uri for file in of_source.files} for name, of_source in inputs.items()}
-    drawn = {pair for stage in sweep.stages for pair in itertools.combinations(sweep.drawn_sources(stage), 2)}
-    for one, other in itertools.combinations(files, 2):
-        shared = files[one] & files[other]
-        if shared and (one, other) in drawn and _read_alike(sweep.sources[one], sweep.sources[other]):
+    pairs = dict.fromkeys(
+        pair for stage in sweep.stages for pair in itertools.combinations(sweep.drawn_sources(stage), 2)
+    )
+    for one, other in pairs:
+        if not (one in inputs and other in inputs and _read_alike(sweep.sources[one], sweep.sources[other])):
+            continue
+        shared = {file.uri for file in inputs[one].files} & {file.uri for file in inputs[other].files}
+        if shared:
             warnings.append(
                 f"sources {one} and {other} share {len(shared):,} {'files' if len(shared) > 1 else 'file'}, such as "
                 f"{min(shared)}: a stage that draws from both trains on the same documents twice"
